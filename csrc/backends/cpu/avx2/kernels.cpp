@@ -1,0 +1,19 @@
+// The kernels of the avx2 variant: its vocabulary (isa.h) under the algorithms that all variants share.
+#include "backends/cpu/avx2/isa.h"
+#include "backends/cpu/layout.h"
+
+namespace skipstone::cpu::avx2 {
+namespace {
+#include "backends/cpu/common/math.inl"
+#include "backends/cpu/common/rows.inl"
+#include "backends/cpu/common/attention.inl"
+#include "backends/cpu/common/delta_rule.inl"
+#include "backends/cpu/common/matmul.inl"
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {"avx2",
+#include "backends/cpu/common/table.inl"
+};
+
+}  // namespace skipstone::cpu::avx2

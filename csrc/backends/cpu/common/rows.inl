@@ -1,0 +1,98 @@
+// Operations that touch one row at a time: norms, rotary embedding, gates, sums, quantization of activations.
+
+static void rms_norm(const float* x, const float* weight, float* y, int64_t width, int64_t group, float eps) {
+  for (int64_t g = 0; g < width; g += group) {
+    float mean = sum_of_products(x + g, x + g, group) / static_cast<float>(group);
+    f32x8 factor = broadcast(1.0f / __builtin_sqrtf(mean + eps));
+    if (weight)
+      map_vectors(x + g, y + g, group, [&](int64_t i, f32x8 v) { return mul(mul(v, factor), load_some(weight + i, group - i)); });
+    else
+      map_vectors(x + g, y + g, group, [&](int64_t, f32x8 v) { return mul(v, factor); });
+  }
+}
+
+// Pairs (j, j + rotated/2) of every head turn by the angles whose cosines and sines are given; the rest passes through.
+static void rope(const float* x, float* y, int64_t heads, int64_t head, int64_t rotated, const float* cosine, const float* sine) {
+  const int64_t half = rotated / 2;
+  for (int64_t h = 0; h < heads; ++h, x += head, y += head) {
+    int64_t j = 0;
+    for (; j + 8 <= half; j += 8) {
+      f32x8 a = load(x + j), b = load(x + half + j), c = load(cosine + j), s = load(sine + j);
+      f32x8 bs = mul(b, s), as = mul(a, s);
+      store(y + j, sub(mul(a, c), bs));
+      store(y + half + j, add(mul(b, c), as));
+    }
+    for (; j < half; ++j) {
+      float a = x[j], b = x[half + j];
+      float ac = a * cosine[j], bs = b * sine[j], bc = b * cosine[j], as = a * sine[j];
+      y[j] = ac - bs;
+      y[half + j] = bc + as;
+    }
+    if (x != y) for (j = rotated; j < head; ++j) y[j] = x[j];
+  }
+}
+
+static void silu_gate(const float* gate, const float* up, float* y, int64_t n) {
+  map_vectors(gate, y, n, [&](int64_t i, f32x8 g) { return mul(mul(g, sigmoid(g)), load_some(up + i, n - i)); });
+}
+
+// gelu in its tanh form; 0.5 (1 + tanh u) = sigmoid(2u).
+static void gelu_gate(const float* gate, const float* up, float* y, int64_t n) {
+  map_vectors(gate, y, n, [&](int64_t i, f32x8 g) {
+    f32x8 inner = mul(g, fma(mul(g, g), broadcast(2.0f * 0.7978845608f * 0.044715f), broadcast(2.0f * 0.7978845608f)));
+    return mul(mul(g, sigmoid(inner)), load_some(up + i, n - i));
+  });
+}
+
+static void sigmoid_gate(const float* x, const float* gate, float* y, int64_t n) {
+  map_vectors(x, y, n, [&](int64_t i, f32x8 v) { return mul(v, sigmoid(load_some(gate + i, n - i))); });
+}
+
+static void add_rows(const float* a, const float* b, float* y, int64_t n, float factor) {
+  if (factor == 1.0f)
+    map_vectors(a, y, n, [&](int64_t i, f32x8 v) { return add(v, load_some(b + i, n - i)); });
+  else
+    map_vectors(a, y, n, [&](int64_t i, f32x8 v) { return mul(add(v, load_some(b + i, n - i)), broadcast(factor)); });
+}
+
+static void scale_row(const float* x, float* y, int64_t n, float factor) {
+  map_vectors(x, y, n, [&](int64_t, f32x8 v) { return mul(v, broadcast(factor)); });
+}
+
+// cap * tanh(x / cap)
+static void softcap(const float* x, float* y, int64_t n, float cap) {
+  map_vectors(x, y, n, [&](int64_t, f32x8 v) {
+    f32x8 e = exponential(mul(v, broadcast(2.0f / cap)));
+    return mul(broadcast(cap), sub(broadcast(1.0f), div(broadcast(2.0f), add(e, broadcast(1.0f)))));
+  });
+}
+
+// Blocks of 32: scale = largest magnitude / 127, q = x / scale rounded half to even. A block too small for its scale's reciprocal counts as zero.
+static void quantize(const float* x, int64_t n, QuantizedRow out) {
+  for (int64_t b = 0; b < n / 32; ++b) {
+    f32x8 v[4];
+    for (int i = 0; i < 4; ++i) v[i] = load(x + 32 * b + 8 * i);
+    float largest = max_lane(max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3]))));
+    bool counts = largest > 1e-30f;
+    f32x8 inverse = broadcast(counts ? 127.0f / largest : 0.0f);
+    float scale = counts ? largest / 127.0f : 0.0f;
+    int8_t* q = out.q + 32 * b;
+    for (int i = 0; i < 4; ++i) store_i8(q + 8 * i, max(broadcast(-127.0f), min(broadcast(127.0f), mul(v[i], inverse))));
+    out.scale[b] = scale;
+    for (int half = 0; half < 2; ++half) {
+      int32_t total = 0;
+      for (int i = 0; i < 16; ++i) total += q[16 * half + i];
+      out.whole_sum[2 * b + half] = total;
+      out.sum[2 * b + half] = scale * static_cast<float>(total);
+    }
+  }
+}
+
+static void store_kv(const float* x, void* out, KvType type, int64_t n) {
+  for (int64_t i = 0; i < n; i += 8) {
+    f32x8 v = load(x + i);
+    if (type == KvType::f16) store_f16(static_cast<uint16_t*>(out) + i, v);
+    else if (type == KvType::bf16) store_bf16(static_cast<uint16_t*>(out) + i, v);
+    else store(static_cast<float*>(out) + i, v);
+  }
+}

@@ -1,0 +1,125 @@
+// The table of kernels that an instruction set fills, and the plain data that the kernels work on.
+// Every entry computes a row from that row's inputs in one fixed order, so its bits do not depend on the other rows, the threads or the table chosen.
+#pragma once
+#include <cstdint>
+
+#include "formats/types.h"
+
+namespace skipstone::cpu {
+
+// A row of activations as matmul reads it: blocks of 32 int8 with a float32 scale, value = scale * q.
+struct QuantizedRow {
+  int8_t* q;          // columns, each in -127..127
+  float* scale;       // columns / 32
+  float* sum;         // columns / 16: scale * (sum of q over each half block)
+  int32_t* whole_sum; // columns / 16: sum of q over each half block
+};
+
+// k rows of activations, both forms; stride in values.
+struct Rows {
+  int64_t count;
+  const float* x;
+  int64_t x_stride;
+  const int8_t* q;
+  const float* scale;
+  const float* sum;
+  const int32_t* whole_sum;
+  int64_t q_stride;   // columns, and columns / 32, / 16, / 16 for the others
+};
+
+// How the rows of one weight type are laid out in memory for matmul: groups of eight rows, each group one piece of memory.
+struct MatmulLayout {
+  const char* type;
+  bool float_input;                                 // unquantized weights multiply the float32 rows themselves
+  int64_t (*group_bytes)(int64_t columns);
+  void (*pack)(const uint8_t* const rows[8], int64_t columns, uint8_t* group);        // lossless
+};
+const MatmulLayout* find_layout(int type_id);       // null: the type multiplies from its file layout
+
+struct Matrix {
+  const formats::TypeInfo* type;
+  int64_t rows, columns;
+  const uint8_t* source;                            // file layout, row after row
+  int64_t row_bytes;
+  const MatmulLayout* layout;                       // null: `packed` is null and groups are read from `source`
+  const uint8_t* packed;
+  int64_t group_bytes;
+};
+constexpr int group_rows = 8;
+inline int64_t group_count(const Matrix& w) { return (w.rows + group_rows - 1) / group_rows; }
+
+// y[r][n] for the rows n of groups first..last-1; y points at the value of row 0, n = 8 * first.
+struct MatmulCall {
+  const Matrix* weight;
+  Rows rows;
+  int64_t first, last;
+  float* y;
+  int64_t y_stride;
+};
+
+// One sequence's cache of one layer: chunks of 256 positions, position p in chunk (p / 256) % ring.
+constexpr int chunk_positions = 256;
+enum class KvType { f16, bf16, f32 };
+
+// Scores, weights and weighted values of `queries` queries over one chunk: [first, last) are positions within the chunk, per query.
+struct AttentionCall {
+  const float* q;              // query i at q + offset[i]
+  const int64_t* offset;
+  const int32_t* first;        // visible positions of query i in this chunk: first[i] <= j < last[i]
+  const int32_t* last;
+  int64_t queries;
+  int64_t head;                // multiple of 8
+  float scale;
+  KvType type;
+  const void* keys;            // [256][head]
+  const void* values;          // [256][head]
+  float* scratch;              // attention_scratch_floats(queries, head)
+  float* largest;              // out, per query: largest score
+  float* total;                // out, per query: sum of exp(score - largest)
+  float* value;                // out, per query: head floats, sum of exp(score - largest) * value
+};
+inline int64_t attention_scratch_floats(int64_t queries, int64_t head) { return queries * chunk_positions + 32 * head; }
+
+// One value head of a gated delta-net over `rows` consecutive tokens of one sequence.
+struct DeltaCall {
+  int64_t rows, head;          // head: multiple of 8
+  const float* q; const float* k; const float* v;   // rows x head, normalized; stride qk_stride, v_stride
+  int64_t qk_stride, v_stride;
+  const float* gamma; const float* beta;            // rows
+  float* state;                // head x head, [key][value]; on return the state before the last `keep` rows' updates
+  int64_t keep;                // how many of the rows stay out of `state`
+  float* work;                 // head x head: room for the state beyond `state`
+  int64_t pending;             // updates to apply to `state` first
+  const float* pending_gamma; const float* pending_k; const float* pending_delta;     // pending, pending x head
+  float* delta;                // out, rows x head: the updates' value sides
+  float* out;                  // out, rows x head
+  int64_t out_stride;
+};
+
+struct Kernels {
+  const char* name;
+  void (*rms_norm)(const float* x, const float* weight, float* y, int64_t width, int64_t group, float eps);
+  void (*rope)(const float* x, float* y, int64_t heads, int64_t head, int64_t rotated, const float* cosine, const float* sine);
+  void (*silu_gate)(const float* gate, const float* up, float* y, int64_t n);
+  void (*gelu_gate)(const float* gate, const float* up, float* y, int64_t n);
+  void (*sigmoid_gate)(const float* x, const float* gate, float* y, int64_t n);
+  void (*add)(const float* a, const float* b, float* y, int64_t n, float scale);
+  void (*scale)(const float* x, float* y, int64_t n, float scale);
+  void (*softcap)(const float* x, float* y, int64_t n, float cap);
+  void (*quantize)(const float* x, int64_t n, QuantizedRow out);
+  void (*store_kv)(const float* x, void* out, KvType type, int64_t n);
+  void (*matmul)(const MatmulCall& call);
+  void (*attention_chunk)(const AttentionCall& call);
+  // Running state (a) joined with the next chunk's (b), in chunk order; `a` is overwritten.
+  void (*attention_join)(float* a_largest, float* a_total, float* a_value, float b_largest, float b_total, const float* b_value, int64_t head);
+  void (*causal_conv)(const float* const taps[], const float* const weights[], int64_t kernel, float* y, int64_t channels);   // channels: multiple of 8
+  void (*l2_norm)(const float* x, float* y, int64_t n, float eps, float scale);
+  void (*delta_rule)(const DeltaCall& call);
+  void (*gated_norm)(const float* x, const float* gate, const float* weight, float* y, int64_t n, float eps);
+};
+
+const Kernels& kernels();                           // chosen at the first call: SKIPSTONE_ISA, or the best that runs here
+const Kernels* find_kernels(const char* name);      // null: unknown, or cannot run here
+const char* runnable_names();                       // "avx2 generic"
+
+}  // namespace skipstone::cpu

@@ -1,0 +1,69 @@
+// Which variant of the kernels runs: the best that this processor has, or the one that SKIPSTONE_ISA names.
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include "backends/cpu/kernels.h"
+#include "runtime/error.h"
+
+namespace skipstone::cpu {
+
+namespace baseline { extern const Kernels kernels; }
+#ifdef SKIPSTONE_X86
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+#endif
+
+namespace {
+
+struct Variant {
+  const Kernels* kernels;
+  bool (*runs_here)();
+};
+
+#ifdef SKIPSTONE_X86
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); }
+bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"); }
+#endif
+
+const Variant variants[] = {      // best first
+#ifdef SKIPSTONE_X86
+    {&avx512::kernels, has_avx512},
+    {&avx2::kernels, has_avx2},
+#endif
+    {&baseline::kernels, [] { return true; }},
+};
+
+const Kernels& choose() {
+  const char* wanted = std::getenv("SKIPSTONE_ISA");
+  if (!wanted || !*wanted)
+    for (const Variant& v : variants)
+      if (v.runs_here()) return *v.kernels;
+  if (const Kernels* k = find_kernels(wanted)) return *k;
+  throw DeviceError("SKIPSTONE_ISA is '" + std::string(wanted) + "', which is unknown or cannot run here; this machine runs: " + runnable_names());
+}
+
+}  // namespace
+
+const Kernels* find_kernels(const char* name) {
+  for (const Variant& v : variants)
+    if (std::string_view(v.kernels->name) == name && v.runs_here()) return v.kernels;
+  return nullptr;
+}
+
+const char* runnable_names() {
+  static const std::string names = [] {
+    std::string all;
+    for (const Variant& v : variants)
+      if (v.runs_here()) all += (all.empty() ? "" : " ") + std::string(v.kernels->name);
+    return all;
+  }();
+  return names.c_str();
+}
+
+const Kernels& kernels() {
+  static const Kernels& chosen = choose();
+  return chosen;
+}
+
+}  // namespace skipstone::cpu

@@ -1,0 +1,189 @@
+// attention: [q (rows, heads * head), k, v (rows, kv_heads * head)] -> [o (rows, heads * head)]. k and v go to the sequence's cache, in its type,
+// then every row attends to the positions t of its sequence with 0 <= p - t (< window, where there is one).
+// attend: [q] -> [o], reads another program's cache at the positions 0 .. n-1 that it has processed (window: the last `window` of them).
+//
+// Positions are cut at multiples of 256 from 0. A unit of work is one key/value head, the rows of one sequence, and either one chunk (few rows:
+// the results are joined afterwards, in order) or all chunks (many rows: joined as they come). Both do the same arithmetic.
+#include "ops/rowwise.h"
+#include "runtime/error.h"
+
+namespace skipstone {
+namespace {
+
+constexpr int64_t few_rows = 32, tile_rows = 8;
+
+struct Unit {
+  const Part* part;
+  int64_t first, rows;           // of the pass
+  int64_t kv_head, head_first, heads;   // query heads of this kv head
+  int64_t chunk, chunks;         // first chunk and how many
+};
+
+class Attention final : public Operation {
+ public:
+  Attention(const Attributes& a, Setting& s, bool borrows)
+      : Operation(a), borrows_(borrows), state_(borrows ? a.integer("borrowed_state") : a.integer("state")), heads_(positive(a, "heads", 4096)), kv_heads_(positive(a, "kv_heads", 4096)),
+        head_(head_size(a)), window_(a.integer("window")), scale_(a.number("scale")) {
+    if (heads_ % kv_heads_) a.fail(std::to_string(kv_heads_) + " key/value heads do not divide " + std::to_string(heads_) + " query heads");
+    if (window_ < 0) a.fail("a window cannot be negative");
+    expect_width(a, s, inputs[0], heads_ * head_);
+    expect_width(a, s, outputs[0], heads_ * head_);
+    if (borrows) {
+      s.borrows = true;
+      if (state_ < 0) a.fail("parameter 'borrowed_state' cannot be negative");
+      return;
+    }
+    for (int i : {1, 2}) expect_width(a, s, inputs[i], kv_heads_ * head_);
+    if (state_ < 0 || state_ >= static_cast<int64_t>(s.states.size()) || !s.states[state_].kv) a.fail("state " + std::to_string(state_) + " is not a cache of keys and values");
+    const KvSpec& kv = *s.states[state_].kv;
+    if (kv.kv_heads != kv_heads_ || kv.head != head_ || kv.window != window_) a.fail("state " + std::to_string(state_) + " has another shape");
+  }
+
+  int steps() const override { return 2; }
+
+  void before(Pass& pass, int64_t first, int64_t last) override {
+    if (borrows_) return;
+    for (int64_t r = first; r < last; ++r) {
+      KvCache& kv = cache(pass.parts[pass.part_of[r]]);
+      for (int64_t h = 0; h < kv_heads_; ++h) {
+        pass.kernels.store_kv(pass.row(inputs[1], r) + h * head_, kv.key(pass.positions[r], h), kv.type(), head_);
+        pass.kernels.store_kv(pass.row(inputs[2], r) + h * head_, kv.value(pass.positions[r], h), kv.type(), head_);
+      }
+    }
+  }
+
+  void begin(Pass& pass, int members) override {
+    const int64_t group = heads_ / kv_heads_;
+    split_ = pass.rows <= few_rows;
+    units_.clear();
+    partial_chunks_ = 0;
+    for (const Part& part : pass.parts) {
+      if (borrows_) {
+        KvCache& kv = cache(part);
+        if (kv.spec().kv_heads != kv_heads_ || kv.spec().head != head_) throw ModelError("the borrowed cache has another shape than the drafter expects");
+        if (part.borrowed->length() < 1) throw ArgumentError("the borrowed sequence is empty; a drafter that reads its cache needs at least one processed token");
+      }
+      for (int64_t r = 0; r < part.rows; r += split_ ? part.rows : tile_rows) {
+        const int64_t rows = split_ ? part.rows : std::min(tile_rows, part.rows - r);
+        int64_t low, high, unused;
+        visible(part, part.first + r, low, unused);
+        visible(part, part.first + r + rows - 1, unused, high);
+        const int64_t first_chunk = low / cpu::chunk_positions, chunks = (high + cpu::chunk_positions - 1) / cpu::chunk_positions - first_chunk;
+        // With few units the query heads of a group go to different members as well.
+        const int64_t pieces = split_ && kv_heads_ * chunks * static_cast<int64_t>(pass.parts.size()) < 2 * members ? group : 1;
+        for (int64_t h = 0; h < kv_heads_; ++h)
+          for (int64_t p = 0; p < pieces; ++p) {
+            const int64_t head_first = h * group + group * p / pieces, count = group / pieces;
+            if (!split_) units_.push_back({&part, part.first + r, rows, h, head_first, count, first_chunk, chunks});
+            else for (int64_t c = 0; c < chunks; ++c) units_.push_back({&part, part.first, rows, h, head_first, count, first_chunk + c, 1});
+          }
+        if (split_) partial_chunks_ = std::max(partial_chunks_, chunks);
+      }
+    }
+    if (split_) {
+      const size_t results = static_cast<size_t>(pass.rows * heads_ * partial_chunks_);
+      if (partial_.size() < results * static_cast<size_t>(head_ + 2)) partial_.resize(results * static_cast<size_t>(head_ + 2));
+    }
+    const int64_t queries = (split_ ? few_rows : tile_rows) * group;
+    const int64_t floats = cpu::attention_scratch_floats(queries, head_) + 2 * queries * (head_ + 2) + 4 * queries + 4;
+    for (int m = 0; m < members; ++m) pass.member_scratch(m, floats);
+  }
+
+  void step(Pass& pass, int step, int member, int members) override {
+    if (step == 0) {
+      for (size_t u = static_cast<size_t>(member); u < units_.size(); u += static_cast<size_t>(members)) attend(pass, units_[u], member);
+    } else if (split_) {
+      const int64_t outputs = pass.rows * heads_;
+      for (int64_t i = outputs * member / members; i < outputs * (member + 1) / members; ++i) join(pass, i / heads_, i % heads_);
+    }
+  }
+
+ private:
+  KvCache& cache(const Part& part) const { return (borrows_ ? part.borrowed : part.sequence)->kv(state_); }
+
+  // Positions [low, high) that the row sees.
+  void visible(const Part& part, int64_t row, int64_t& low, int64_t& high) const {
+    high = borrows_ ? part.borrowed->length() : part.start + (row - part.first) + 1;
+    low = window_ ? std::max<int64_t>(0, high - window_) : 0;
+  }
+
+  float* partial(int64_t row, int64_t head, int64_t chunk) { return partial_.data() + ((row * heads_ + head) * partial_chunks_ + chunk) * (head_ + 2); }
+
+  void attend(Pass& pass, const Unit& u, int member) {
+    const int64_t queries = u.rows * u.heads;
+    float* scratch = pass.member_scratch(member, 0);
+    float* chunk_value = scratch + cpu::attention_scratch_floats(queries, head_);
+    float* largest = chunk_value + queries * head_;
+    float* total = largest + queries;
+    float* running = total + queries;                           // per query: value, largest, total
+    int32_t* first = reinterpret_cast<int32_t*>(running + queries * (head_ + 2));
+    int32_t* last = first + queries;
+    int64_t* offset = reinterpret_cast<int64_t*>((reinterpret_cast<uintptr_t>(last + queries) + 7) & ~uintptr_t{7});
+    const float* q = pass.row(inputs[0], 0);
+    for (int64_t i = 0; i < queries; ++i) offset[i] = (u.first + i / u.heads) * heads_ * head_ + (u.head_first + i % u.heads) * head_;
+    KvCache& kv = cache(*u.part);
+    for (int64_t c = u.chunk; c < u.chunk + u.chunks; ++c) {
+      const int64_t base = c * cpu::chunk_positions;
+      for (int64_t i = 0; i < queries; ++i) {
+        int64_t low, high;
+        visible(*u.part, u.first + i / u.heads, low, high);
+        first[i] = static_cast<int32_t>(std::clamp<int64_t>(low - base, 0, cpu::chunk_positions));
+        last[i] = static_cast<int32_t>(std::clamp<int64_t>(high - base, 0, cpu::chunk_positions));
+      }
+      pass.kernels.attention_chunk({q, offset, first, last, queries, head_, scale_, kv.type(), kv.key(base, u.kv_head), kv.value(base, u.kv_head), scratch, largest, total, chunk_value});
+      for (int64_t i = 0; i < queries; ++i) {
+        float* to = split_ ? partial(u.first + i / u.heads, u.head_first + i % u.heads, c - first_chunk(*u.part)) : running + i * (head_ + 2);
+        if (split_ || c == u.chunk) to[head_ + 1] = 0.0f;
+        pass.kernels.attention_join(to + head_, to + head_ + 1, to, largest[i], total[i], chunk_value + i * head_, head_);
+      }
+    }
+    if (!split_)
+      for (int64_t i = 0; i < queries; ++i) finish(pass, running + i * (head_ + 2), u.first + i / u.heads, u.head_first + i % u.heads);
+  }
+
+  int64_t first_chunk(const Part& part) const {
+    int64_t low, high;
+    visible(part, part.first, low, high);
+    return low / cpu::chunk_positions;
+  }
+
+  void join(Pass& pass, int64_t row, int64_t head) {
+    const Part& part = pass.parts[pass.part_of[row]];
+    int64_t low, high, last_low, last_high;
+    visible(part, row, low, high);
+    visible(part, part.first + part.rows - 1, last_low, last_high);
+    const int64_t start = first_chunk(part), chunks = (last_high + cpu::chunk_positions - 1) / cpu::chunk_positions - start;
+    float* sum = partial(row, head, 0);
+    for (int64_t c = 1; c < chunks; ++c) {
+      float* next = partial(row, head, c);
+      pass.kernels.attention_join(sum + head_, sum + head_ + 1, sum, next[head_], next[head_ + 1], next, head_);
+    }
+    finish(pass, sum, row, head);
+  }
+
+  void finish(Pass& pass, const float* sum, int64_t row, int64_t head) {
+    const float total = sum[head_ + 1];
+    pass.kernels.scale(sum, pass.row(outputs[0], row) + head * head_, head_, total > 0.0f ? 1.0f / total : 0.0f);
+  }
+
+  const bool borrows_;
+  const int64_t state_, heads_, kv_heads_, head_, window_;
+  const float scale_;
+  bool split_ = false;
+  std::vector<Unit> units_;
+  int64_t partial_chunks_ = 0;
+  std::vector<float> partial_;   // per row, head, chunk: value, largest, total
+};
+
+}  // namespace
+
+std::unique_ptr<Operation> make_attention(const Attributes& a, Setting& s) {
+  expect_counts(a, 3, 1);
+  return std::make_unique<Attention>(a, s, false);
+}
+std::unique_ptr<Operation> make_attend(const Attributes& a, Setting& s) {
+  expect_counts(a, 1, 1);
+  return std::make_unique<Attention>(a, s, true);
+}
+
+}  // namespace skipstone

@@ -1,0 +1,71 @@
+// A model's forward pass, recorded once: operations over planned buffers, run as one parallel region a pass.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "ops/operation.h"
+
+namespace skipstone {
+
+class Sampler;
+
+// Tokens of one sequence to be appended. `borrowed`: for programs that read another program's caches.
+struct Append {
+  Sequence* sequence;
+  Sequence* borrowed;
+  std::span<const int32_t> tokens;
+};
+
+class Program {
+ public:
+  Program(std::vector<int64_t> widths, std::vector<StateSpec> states, const std::vector<Attributes>& operations);
+
+  Sequence sequence(cpu::KvType type) const { return Sequence(states_, type); }
+  int64_t vocabulary() const { return vocabulary_; }
+  int64_t hidden_width() const { return hidden_width_; }
+  int64_t input_width() const { return input_width_; }
+  bool borrows() const { return borrows_; }
+
+  // Appends every part's tokens to its sequence. hidden: (all rows, input_width()), for programs with an `input`.
+  // last_only: logits or choices of each part's last row alone, otherwise of all rows.
+  // logits: (wanted rows, vocabulary()), choices: (wanted rows), hidden_out: (all rows, hidden_width()) or null.
+  void run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, int threads, float* logits, int32_t* choices, float* hidden_out);
+
+  // A drafter's chain: one run over the given rows, a token chosen from the last of them, then steps - 1 more runs of one row each: the token just
+  // drafted and the hidden row that came out before it. sampler null: argmax. The sequence keeps only the given rows; a borrowed one is not touched.
+  std::vector<int32_t> chain(const Append& start, const float* hidden, int steps, Sampler* sampler, int threads);
+
+ private:
+  struct Piece {                       // of a row-wise stretch: which of an operation's row-wise functions
+    Operation* operation;
+    void (Operation::*run)(Pass&, int64_t, int64_t);
+  };
+  struct Stage {                       // row-wise pieces, a barrier, then the steps of one operation, each followed by a barrier
+    std::vector<Piece> pieces;
+    Operation* collective = nullptr;
+  };
+  void plan_stages();
+  void plan_buffers();
+  void run_pass(Pass& pass, int threads);
+  void take_memory(int64_t rows);
+
+  std::vector<int64_t> widths_;
+  std::vector<StateSpec> states_;
+  std::vector<std::unique_ptr<Operation>> operations_;
+  std::vector<Stage> stages_;
+  std::vector<int64_t> slot_;          // of a buffer: offset a row, in floats; buffers whose lives do not meet share it
+  int64_t floats_a_row_ = 0;
+  std::vector<std::vector<float>> frequencies_;
+  int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
+  bool borrows_ = false;
+
+  std::mutex busy_;                    // a program runs one pass at a time: its buffers and scratch are its own
+  std::shared_ptr<uint8_t> memory_;
+  int64_t rows_ = 0;                   // that memory_ holds
+  std::unique_ptr<Pass> pass_;
+};
+
+}  // namespace skipstone

@@ -1,0 +1,11 @@
+// What native code throws; the bindings turn each into the Python exception of the same name.
+#pragma once
+#include <stdexcept>
+
+namespace skipstone {
+
+struct ArgumentError : std::runtime_error { using runtime_error::runtime_error; };
+struct ModelError : std::runtime_error { using runtime_error::runtime_error; };
+struct DeviceError : std::runtime_error { using runtime_error::runtime_error; };
+
+}  // namespace skipstone

@@ -1,0 +1,67 @@
+// One pass over rows of one or more sequences: what an operation sees while it runs.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "backends/cpu/kernels.h"
+#include "runtime/state.h"
+#include "runtime/thread_pool.h"
+
+namespace skipstone {
+
+enum class Want { none, logits, choice };
+
+// Consecutive rows of one sequence.
+struct Part {
+  Sequence* sequence;        // its states are read and extended; null for programs without states
+  Sequence* borrowed;        // another program's sequence that `attend` reads; null elsewhere
+  int64_t first, rows;       // rows first .. first + rows - 1 of the pass
+  int64_t start;             // position of its first row
+};
+
+// Activations quantized for matmul: memory for rows x columns, see cpu::QuantizedRow.
+struct QuantizedRows {
+  std::vector<int8_t> q;
+  std::vector<float> scale, sum;
+  std::vector<int32_t> whole_sum;
+  void reserve(int64_t rows, int64_t columns) {
+    auto grow = [](auto& v, int64_t size) { if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size)); };
+    grow(q, rows * columns);
+    grow(scale, rows * (columns / 32));
+    grow(sum, rows * (columns / 16));
+    grow(whole_sum, rows * (columns / 16));
+  }
+};
+
+struct Pass {
+  explicit Pass(const cpu::Kernels& k) : kernels(k) {}
+  const cpu::Kernels& kernels;
+  int64_t rows = 0;
+  std::vector<Part> parts;
+  std::vector<int32_t> part_of;              // row -> index of its part
+  std::vector<int64_t> positions;            // row -> position in its sequence
+  const int32_t* tokens = nullptr;           // rows
+  const float* hidden_in = nullptr;          // rows x width of the `input` operation
+  float* hidden_out = nullptr;               // rows x width of the `hidden` operation; may be null
+
+  Want want = Want::none;
+  std::vector<int64_t> wanted;               // rows whose logits or choices are wanted, ascending
+  std::vector<int64_t> place;                // row -> its index in wanted, or -1
+  float* logits = nullptr;                   // wanted x vocabulary
+  int32_t* choices = nullptr;                // wanted
+
+  std::vector<float*> buffers;               // by buffer id; rows x width
+  const std::vector<int64_t>* widths = nullptr;
+  std::vector<std::vector<float>> cosines, sines;       // by table of frequencies; rows x half
+  QuantizedRows quantized;                   // the input of the next matmul
+  std::vector<std::vector<float>> scratch;   // by member of the team
+
+  float* row(int buffer, int64_t r) const { return buffers[static_cast<size_t>(buffer)] + r * (*widths)[static_cast<size_t>(buffer)]; }
+  float* member_scratch(int member, int64_t floats) {
+    auto& s = scratch[static_cast<size_t>(member)];
+    if (static_cast<int64_t>(s.size()) < floats) s.resize(static_cast<size_t>(floats));
+    return s.data();
+  }
+};
+
+}  // namespace skipstone

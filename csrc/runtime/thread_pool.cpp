@@ -1,0 +1,129 @@
+#include "runtime/thread_pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace skipstone {
+namespace {
+
+inline void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// About 50 microseconds: longer than one operation of a pass, shorter than anybody minds.
+constexpr int spins_between_operations = 2500;
+
+// Waits until the value is no longer `old`: first spinning, then asleep.
+void wait_for_change(std::atomic<int>& value, int old, int spins) {
+  for (int i = 0; i < spins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    pause();
+  }
+  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+}
+
+double cgroup_cores() {
+  double cores = INFINITY;
+  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
+    double quota, period;
+    if (std::fscanf(f, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0) cores = quota / period;
+    std::fclose(f);
+    return cores;
+  }
+  double quota = -1, period = 0;
+  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r")) {
+    if (std::fscanf(f, "%lf", &quota) != 1) quota = -1;
+    std::fclose(f);
+  }
+  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r")) {
+    if (std::fscanf(f, "%lf", &period) != 1) period = 0;
+    std::fclose(f);
+  }
+  return quota > 0 && period > 0 ? quota / period : cores;
+}
+
+}  // namespace
+
+int usable_cores() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+  double quota = cgroup_cores();
+  if (quota < cores) cores = static_cast<int>(std::ceil(quota));
+  return std::max(1, cores);
+}
+
+void Team::barrier() {
+  if (size_ == 1) return;
+  int generation = generation_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+  } else {
+    wait_for_change(generation_, generation, spins_.load(std::memory_order_relaxed));
+  }
+}
+
+ThreadPool& ThreadPool::shared() {
+  // Never destroyed: workers may still sleep in it when the process ends. After fork the child has no workers, so it starts a new pool.
+  static std::atomic<ThreadPool*> pool{new ThreadPool};
+  static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(new ThreadPool); });
+  (void)registered;
+  return *pool.load();
+}
+
+void ThreadPool::start(int workers) {
+  while (workers_ < workers) {
+    int index = ++workers_;
+    std::thread([this, index] { work(index); }).detach();
+  }
+}
+
+void ThreadPool::work(int index) {
+  int seen = 0;
+  for (;;) {
+    wait_for_change(region_, seen, team_.spins_.load(std::memory_order_relaxed));
+    seen = region_.load(std::memory_order_acquire);
+    if (index < (seen & 255)) {      // count and members in one value: a worker that overslept a region cannot mix two
+      (*body_)(index, team_);
+      running_.fetch_sub(1, std::memory_order_release);
+      running_.notify_all();
+    }
+  }
+}
+
+void ThreadPool::run(int members, const std::function<void(int, Team&)>& body) {
+  std::lock_guard<std::mutex> lock(turn_);
+  members = std::clamp(members, 1, 255);
+  static const int cores = usable_cores();
+  team_.size_ = members;
+  if (members == 1) {
+    body(0, team_);
+    return;
+  }
+  team_.spins_ = members <= cores ? spins_between_operations : 0;
+  start(members - 1);
+  body_ = &body;
+  running_.store(members - 1, std::memory_order_relaxed);
+  unsigned next = (static_cast<unsigned>(region_.load(std::memory_order_relaxed)) >> 8) + 1;
+  region_.store(static_cast<int>(next << 8 | static_cast<unsigned>(members)), std::memory_order_release);
+  region_.notify_all();
+  body(0, team_);
+  for (int left; (left = running_.load(std::memory_order_acquire)) != 0;) wait_for_change(running_, left, team_.spins_.load(std::memory_order_relaxed));
+}
+
+}  // namespace skipstone

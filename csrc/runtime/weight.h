@@ -1,0 +1,35 @@
+// A weight matrix: the bytes of the file, and, once a matmul wants it, the same bits laid out for the machine.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "backends/cpu/kernels.h"
+
+namespace skipstone {
+
+class Weight {
+ public:
+  // (rows, columns) of `type`; data: rows x columns in the file's layout, `bytes` in all, kept alive by `owner`.
+  Weight(const std::string& type, int64_t rows, int64_t columns, const uint8_t* data, int64_t bytes, std::shared_ptr<void> owner);
+
+  const formats::TypeInfo& type() const { return *matrix_.type; }
+  int64_t rows() const { return matrix_.rows; }
+  int64_t columns() const { return matrix_.columns; }
+  int64_t bytes() const { return matrix_.rows * matrix_.row_bytes; }
+
+  const cpu::Matrix& for_matmul();                     // lays out anew at the first call
+  void row(int64_t index, float* out) const;           // dequantized, columns() floats
+
+ private:
+  cpu::Matrix matrix_{};
+  std::shared_ptr<void> owner_;
+  std::shared_ptr<uint8_t> packed_;
+  std::once_flag once_;
+};
+
+// 64-byte aligned memory, in large pages where it is large; throws std::bad_alloc.
+std::shared_ptr<uint8_t> allocate(int64_t bytes);
+
+}  // namespace skipstone
