@@ -18,7 +18,10 @@ using std::to_string;
 const TypeInfo& type_named(const std::string& name) {
   if (const TypeInfo* type = skipstone::formats::find(name)) return *type;
   std::string known;
-  for (const TypeInfo& type : skipstone::formats::all()) known += (known.empty() ? "" : ", ") + std::string(type.name);
+  for (const TypeInfo& type : skipstone::formats::all()) {
+    if (!known.empty()) known += ", ";
+    known += type.name;
+  }
   throw std::invalid_argument("type: '" + name + "' is not known; expected one of " + known);
 }
 

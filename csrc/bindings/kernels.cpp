@@ -47,10 +47,10 @@ py::array_t<float> matmul(const FloatArray& x, const std::shared_ptr<Weight>& we
   const Slices slices({&m});
   ThreadPool::shared().run(threads > 0 ? threads : usable_cores(), [&](int member, Team& team) {
     if (m.type->unpack)
-      for (int64_t r = rows * member / team.size(); r < rows * (member + 1) / team.size(); ++r) kernels.quantize(in + r * columns, columns, quantized_row(quantized, r, columns));
+      for (int64_t r = rows * member / team.size(); r < rows * (member + 1) / team.size(); ++r) kernels.quantize(in + r * columns, columns, quantized.row(r, columns));
     team.barrier();
     slices.share(member, team.size(), [&](size_t, int64_t first, int64_t last) {
-      kernels.matmul({&m, kernel_rows(quantized, rows, in, columns), first, last, out + first * cpu::group_rows, m.rows});
+      kernels.matmul({&m, {rows, columns, in, quantized.row(0, columns)}, first, last, out + first * cpu::group_rows, m.rows});
     });
   });
   return y;

@@ -31,7 +31,7 @@ class Head final : public Operation {
     for (int64_t r = first; r < last; ++r) {
       const int64_t to = pass.place[r];
       if (to < 0) continue;
-      if (weight_->type().unpack) pass.kernels.quantize(pass.row(inputs[0], r), columns_, quantized_row(pass.quantized, to, columns_));
+      if (weight_->type().unpack) pass.kernels.quantize(pass.row(inputs[0], r), columns_, pass.quantized.row(to, columns_));
       else memcpy(plain_.data() + to * columns_, pass.row(inputs[0], r), static_cast<size_t>(columns_) * sizeof(float));
     }
   }
@@ -43,7 +43,7 @@ class Head final : public Operation {
       return;
     }
     const cpu::Matrix& m = weight_->for_matmul();
-    const cpu::Rows x = kernel_rows(pass.quantized, rows, plain_.data(), columns_);
+    const cpu::Rows x{rows, columns_, plain_.data(), pass.quantized.row(0, columns_)};
     slices_.share(member, members, [&](size_t, int64_t first, int64_t last) {
       if (pass.want == Want::logits) {
         pass.kernels.matmul({&m, x, first, last, pass.logits + first * cpu::group_rows, m.rows});

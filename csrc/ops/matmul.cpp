@@ -15,10 +15,10 @@ class Matmul final : public Operation {
   }
   void before(Pass& pass, int64_t first, int64_t last) override {
     if (quantizes_)
-      for (int64_t r = first; r < last; ++r) pass.kernels.quantize(pass.row(inputs[0], r), columns_, quantized_row(pass.quantized, r, columns_));
+      for (int64_t r = first; r < last; ++r) pass.kernels.quantize(pass.row(inputs[0], r), columns_, pass.quantized.row(r, columns_));
   }
   void step(Pass& pass, int, int member, int members) override {
-    const cpu::Rows rows = kernel_rows(pass.quantized, pass.rows, pass.row(inputs[0], 0), columns_);
+    const cpu::Rows rows{pass.rows, columns_, pass.row(inputs[0], 0), pass.quantized.row(0, columns_)};
     slices_.share(member, members, [&](size_t i, int64_t first, int64_t last) {
       const cpu::Matrix& m = weights_[i]->for_matmul();
       pass.kernels.matmul({&m, rows, first, last, pass.row(outputs[i], 0) + first * cpu::group_rows, m.rows});

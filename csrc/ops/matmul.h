@@ -1,18 +1,10 @@
-// What the operations over weight matrices share: the quantized or plain rows that a kernel reads, and slices of groups for the members of a team.
+// What the operations over weight matrices share: slices of their rows for the members of a team.
 #pragma once
 #include <algorithm>
 
 #include "ops/rowwise.h"
 
 namespace skipstone {
-
-// Row r of the scratch for quantized activations. All matmuls of a program share it, so its stride follows from the columns at hand.
-inline cpu::QuantizedRow quantized_row(QuantizedRows& q, int64_t r, int64_t columns) {
-  return {q.q.data() + r * columns, q.scale.data() + r * (columns / 32), q.sum.data() + r * (columns / 16), q.whole_sum.data() + r * (columns / 16)};
-}
-inline cpu::Rows kernel_rows(const QuantizedRows& q, int64_t count, const float* x, int64_t columns) {
-  return {count, x, columns, q.q.data(), q.scale.data(), q.sum.data(), q.whole_sum.data(), columns};
-}
 
 // The groups of several matrices laid end to end, cut into slices of equal bytes.
 class Slices {

@@ -19,18 +19,26 @@ struct Part {
   int64_t start;             // position of its first row
 };
 
-// Activations quantized for matmul: memory for rows x columns, see cpu::QuantizedRow.
-struct QuantizedRows {
-  std::vector<int8_t> q;
-  std::vector<float> scale, sum;
-  std::vector<int32_t> whole_sum;
+// Memory for rows of quantized activations, shared by all matmuls of a program, so its strides follow from the columns at hand.
+class QuantizedRows {
+ public:
   void reserve(int64_t rows, int64_t columns) {
     auto grow = [](auto& v, int64_t size) { if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size)); };
-    grow(q, rows * columns);
-    grow(scale, rows * (columns / 32));
-    grow(sum, rows * (columns / 16));
-    grow(whole_sum, rows * (columns / 16));
+    grow(q_, rows * columns);
+    for (auto* v : {&scale_, &sum_}) grow(*v, rows * (columns / 32));
+    grow(half_sum_, rows * (columns / 16));
+    grow(minus_, rows * (columns / 32));
+    grow(half_minus_, rows * (columns / 16));
   }
+  cpu::QuantizedRow row(int64_t r, int64_t columns) {
+    const int64_t blocks = r * (columns / 32);
+    return {q_.data() + r * columns, scale_.data() + blocks, sum_.data() + blocks, half_sum_.data() + 2 * blocks, minus_.data() + blocks, half_minus_.data() + 2 * blocks};
+  }
+
+ private:
+  std::vector<int8_t> q_;
+  std::vector<float> scale_, sum_, half_sum_;
+  std::vector<int32_t> minus_, half_minus_;
 };
 
 struct Pass {

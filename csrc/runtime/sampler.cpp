@@ -182,13 +182,15 @@ void Sampler::keep_top_p(float best) {
   std::erase_if(kept_, [&](Candidate c) { return c.logit < end.logit || (c.logit == end.logit && c.id > end.id); });
 }
 
-// The id with the largest score among all. A score beats another if it is larger, or equal with a lower id.
+// The id with the largest score among all; a score beats another if it is larger, or equal with a lower id. Scores are counted from
+// the best logit, so that at very low temperatures the noise still decides between equal logits.
 int32_t Sampler::draw_all(const float* logits, int32_t best) const {
   const int64_t at = position();
-  double most = double(logits[best]) * scale_ + gumbel(key_.words(at, uint32_t(best) / 4)[size_t(best) % 4]);
+  const double top = double(logits[best]);
+  double most = gumbel(key_.words(at, uint32_t(best) / 4)[size_t(best) % 4]);
   int32_t chosen = best;
   // The least logit that the largest noise could bring to the top, rounded down.
-  const auto least = [&] { return std::nextafter(float((most - gumbel_most) / scale_), minus_infinity); };
+  const auto least = [&] { return std::nextafter(float(top + (most - gumbel_most) / scale_), minus_infinity); };
   float chance = least();
   for (int32_t group = 0; group * 4 < limit_; ++group) {
     const int32_t first = group * 4, end = std::min(limit_, first + 4);
@@ -197,7 +199,7 @@ int32_t Sampler::draw_all(const float* logits, int32_t best) const {
     if (!any) continue;
     const auto words = key_.words(at, uint32_t(group));
     for (int32_t id = first; id < end; ++id) {
-      const double z = double(logits[id]) * scale_;
+      const double z = (double(logits[id]) - top) * scale_;
       const uint32_t word = words[size_t(id - first)];
       if (!(z + gumbel_bound(word) >= most)) continue;
       const double score = z + gumbel(word);
@@ -209,12 +211,13 @@ int32_t Sampler::draw_all(const float* logits, int32_t best) const {
 
 int32_t Sampler::draw_kept(const float* logits, int32_t best) const {
   const int64_t at = position();
-  double most = double(logits[best]) * scale_ + gumbel(key_.words(at, uint32_t(best) / 4)[size_t(best) % 4]);
+  const double top = double(logits[best]);
+  double most = gumbel(key_.words(at, uint32_t(best) / 4)[size_t(best) % 4]);
   int32_t chosen = best;
   int32_t group = -1;
   std::array<uint32_t, 4> words{};
   for (Candidate c : kept_) {
-    const double z = double(c.logit) * scale_;
+    const double z = (double(c.logit) - top) * scale_;
     if (!(z + gumbel_most >= most)) continue;
     if (c.id / 4 != group) words = key_.words(at, uint32_t(group = c.id / 4));
     const uint32_t word = words[size_t(c.id) % 4];

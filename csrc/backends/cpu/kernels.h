@@ -7,24 +7,22 @@
 
 namespace skipstone::cpu {
 
-// A row of activations as matmul reads it: blocks of 32 int8 with a float32 scale, value = scale * q.
+// A row of activations as matmul reads it: blocks of 32 int8 with a float32 scale, value = scale * q, and what weight types with offsets or minima
+// need of a block (32) or half block (16): the sum of its q, negated, and scale times that sum.
 struct QuantizedRow {
-  int8_t* q;          // columns, each in -127..127
-  float* scale;       // columns / 32
-  float* sum;         // columns / 16: scale * (sum of q over each half block)
-  int32_t* whole_sum; // columns / 16: sum of q over each half block
+  int8_t* q;            // columns, each in -127..127
+  float* scale;         // columns / 32
+  float* sum;           // columns / 32
+  float* half_sum;      // columns / 16
+  int32_t* minus;       // columns / 32
+  int32_t* half_minus;  // columns / 16
 };
 
-// k rows of activations, both forms; stride in values.
+// k rows of activations in both forms, row after row.
 struct Rows {
-  int64_t count;
+  int64_t count, columns;
   const float* x;
-  int64_t x_stride;
-  const int8_t* q;
-  const float* scale;
-  const float* sum;
-  const int32_t* whole_sum;
-  int64_t q_stride;   // columns, and columns / 32, / 16, / 16 for the others
+  QuantizedRow quantized;     // of row 0
 };
 
 // How the rows of one weight type are laid out in memory for matmul: groups of eight rows, each group one piece of memory.

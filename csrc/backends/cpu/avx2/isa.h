@@ -8,15 +8,29 @@ namespace skipstone::cpu::avx2 {
 
 #include "backends/cpu/avx2/vectors.inl"
 
+// Matmul takes one group of eight weight rows at a time: its wide values are the eight-lane ones.
+static constexpr int groups_at_once = 1;
+using Bytes = bytes32;
+using Ints = i32x8;
+using Floats = f32x8;
+static inline Bytes load_pieces(const void* p, int64_t) { return load_bytes(p); }
+static inline Floats load_halves(const uint8_t* p, int64_t) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
+static inline Floats load_unsigned(const uint8_t* p, int64_t) { return load_u8(p); }
+static inline Floats load_signed(const uint8_t* p, int64_t) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
+static inline Floats load_floats(const float* p) { return load(p); }
+static inline Floats spread(float a) { return broadcast(a); }
+static inline Ints spread_int(int32_t a) { return broadcast_int(a); }
+static inline Ints zeros() { return zero(); }
+template <int BITS> static inline Ints shifted(Ints a) { return _mm256_slli_epi32(a, BITS); }
+
 // 8-bit weights stay signed: as unsigned ones their products would not fit 16 bits.
 static constexpr bool dot_is_wide = false;
 
 // A product pair is at most 2 * LARGEST * 127, so this many fit a 16-bit lane before it must widen.
-template <int LARGEST, int COUNT> static inline i32x8 dot_unsigned(const bytes32* w, const int8_t* y) {
+template <int LARGEST, int COUNT> static inline Ints dot_unsigned(Ints total, const Bytes* w, const int8_t* y) {
   constexpr int most = 32767 / (2 * LARGEST * 127), together = most < COUNT ? most : COUNT;
   static_assert(together >= 1 && COUNT % together == 0);
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i total = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int k = 0; k < COUNT; k += together) {
     __m256i words = _mm256_maddubs_epi16(w[k], four(y + 4 * k));
@@ -26,9 +40,8 @@ template <int LARGEST, int COUNT> static inline i32x8 dot_unsigned(const bytes32
   return total;
 }
 // maddubs wants one unsigned operand: the weight's sign moves to the activation, whose -127..127 keeps the pair within 16 bits.
-template <int COUNT> static inline i32x8 dot_signed(const bytes32* w, const int8_t* y) {
+template <int COUNT> static inline Ints dot_signed(Ints total, const Bytes* w, const int8_t* y) {
   const __m256i ones = _mm256_set1_epi16(1);
-  __m256i total = _mm256_setzero_si256();
 #pragma GCC unroll 8
   for (int k = 0; k < COUNT; ++k)
     total = _mm256_add_epi32(total, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w[k]), _mm256_sign_epi8(four(y + 4 * k), w[k])), ones));

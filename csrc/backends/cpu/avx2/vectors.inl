@@ -75,13 +75,10 @@ static inline i32x8 zero() { return _mm256_setzero_si256(); }
 static inline i32x8 broadcast_int(int32_t a) { return _mm256_set1_epi32(a); }
 static inline i32x8 add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }
 static inline f32x8 to_float(i32x8 a) { return _mm256_cvtepi32_ps(a); }
-static inline void store_i8(int8_t* p, f32x8 a) {
-  __m256i whole = _mm256_cvtps_epi32(a);
-  __m256i words = _mm256_packs_epi32(whole, whole);
-  __m256i bytes = _mm256_packs_epi16(words, words);
-  int32_t low = _mm256_extract_epi32(bytes, 0), high = _mm256_extract_epi32(bytes, 4);
-  __builtin_memcpy(p, &low, 4);
-  __builtin_memcpy(p + 4, &high, 4);
+static inline void store_i8(int8_t* p, const f32x8 a[4]) {
+  const __m256i low = _mm256_packs_epi32(_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1])), high = _mm256_packs_epi32(_mm256_cvtps_epi32(a[2]), _mm256_cvtps_epi32(a[3]));
+  const __m256i bytes = _mm256_packs_epi16(low, high);         // fours of values, in the order 0 2 4 6 1 3 5 7
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
 
 static inline bytes32 load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

@@ -1,4 +1,5 @@
-// The vocabulary of the CPU kernels with AVX-512 VNNI in 256-bit registers: one instruction multiplies 32 pairs of bytes and adds into 32 bits.
+// The vocabulary of the CPU kernels with AVX-512 VNNI: eight lanes as in AVX2, and for matmul sixteen, two groups of weight rows side by side;
+// one instruction multiplies 64 pairs of bytes and adds into 32 bits.
 #pragma once
 #include <immintrin.h>
 
@@ -8,17 +9,66 @@ namespace skipstone::cpu::avx512 {
 
 #include "backends/cpu/avx2/vectors.inl"
 
+static constexpr int groups_at_once = 2;
+using Bytes = __m512i;
+using Ints = __m512i;
+using Floats = __m512;
+
+// The pieces of two groups, `next` bytes apart.
+static inline Bytes load_pieces(const void* p, int64_t next) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(load_bytes(p)), load_bytes(static_cast<const uint8_t*>(p) + next), 1);
+}
+static inline __m256i load_pair(const uint8_t* p, int64_t next) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + next)), 1);
+}
+static inline __m128i load_eights(const uint8_t* p, int64_t next) {
+  return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + next)));
+}
+static inline Floats load_halves(const uint8_t* p, int64_t next) { return _mm512_cvtph_ps(load_pair(p, next)); }
+static inline Floats load_unsigned(const uint8_t* p, int64_t next) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_eights(p, next))); }
+static inline Floats load_signed(const uint8_t* p, int64_t next) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_eights(p, next))); }
+static inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+static inline Floats spread(float a) { return _mm512_set1_ps(a); }
+static inline Ints spread_int(int32_t a) { return _mm512_set1_epi32(a); }
+static inline Ints zeros() { return _mm512_setzero_si512(); }
+template <int BITS> static inline Ints shifted(Ints a) { return _mm512_slli_epi32(a, BITS); }
+static inline Floats to_float(Ints a) { return _mm512_cvtepi32_ps(a); }
+static inline Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+static inline Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+static inline Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+static inline Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+static inline Bytes high_nibbles(Bytes a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+template <int bit, int to> static inline Bytes take_bit(Bytes a) {
+  if constexpr (bit < to) a = _mm512_slli_epi16(a, to - bit);
+  if constexpr (bit > to) a = _mm512_srli_epi16(a, bit - to);
+  return _mm512_and_si512(a, _mm512_set1_epi8(static_cast<char>(1 << to)));
+}
+template <int bit> static inline Bytes take_pair(Bytes a) {
+  if constexpr (bit < 4) a = _mm512_slli_epi16(a, 4 - bit);
+  if constexpr (bit > 4) a = _mm512_srli_epi16(a, bit - 4);
+  return _mm512_and_si512(a, _mm512_set1_epi8(0x30));
+}
+static inline Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+static inline Bytes flip_sign_bit(Bytes a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
+
 static constexpr bool dot_is_wide = true;
 
+static inline __m512i four_wide(const int8_t* y) {
+  int32_t bits;
+  __builtin_memcpy(&bits, y, 4);
+  return _mm512_set1_epi32(bits);
+}
+
 // Two chains, even and odd, hide the instruction's latency; whole numbers add up to the same either way.
-template <int LARGEST, int COUNT> static inline i32x8 dot_unsigned(const bytes32* w, const int8_t* y) {
-  __m256i even = _mm256_setzero_si256(), odd = even;
+template <int LARGEST, int COUNT> static inline Ints dot_unsigned(Ints even, const Bytes* w, const int8_t* y) {
+  Ints odd = _mm512_setzero_si512();
 #pragma GCC unroll 8
   for (int k = 0; k < COUNT; k += 2) {
-    even = _mm256_dpbusd_epi32(even, w[k], four(y + 4 * k));
-    odd = _mm256_dpbusd_epi32(odd, w[k + 1], four(y + 4 * k + 4));
+    even = _mm512_dpbusd_epi32(even, w[k], four_wide(y + 4 * k));
+    odd = _mm512_dpbusd_epi32(odd, w[k + 1], four_wide(y + 4 * k + 4));
   }
-  return _mm256_add_epi32(even, odd);
+  return _mm512_add_epi32(even, odd);
 }
 
 }  // namespace skipstone::cpu::avx512

@@ -62,8 +62,8 @@ static inline i32x8 zero() { return i32x8{}; }
 static inline i32x8 broadcast_int(int32_t a) { i32x8 r; EACH_LANE r.lane[i] = a; return r; }
 static inline i32x8 add(i32x8 a, i32x8 b) { i32x8 r; EACH_LANE r.lane[i] = a.lane[i] + b.lane[i]; return r; }
 static inline f32x8 to_float(i32x8 a) { f32x8 r; EACH_LANE r.lane[i] = static_cast<float>(a.lane[i]); return r; }
-// Rounded half to even and written as int8; |a| <= 127.
-static inline void store_i8(int8_t* p, f32x8 a) { EACH_LANE p[i] = static_cast<int8_t>(__builtin_nearbyintf(a.lane[i])); }
+// 32 whole numbers in -127..127 as int8.
+static inline void store_i8(int8_t* p, const f32x8 a[4]) { for (int v = 0; v < 4; ++v) EACH_LANE p[8 * v + i] = static_cast<int8_t>(a[v].lane[i]); }
 
 // 32 bytes: four consecutive weights of each of eight rows (lane = row).
 struct bytes32 {
@@ -81,19 +81,32 @@ static inline bytes32 either(bytes32 a, bytes32 b) { for (int i = 0; i < 32; ++i
 
 static inline bytes32 flip_sign_bit(bytes32 a) { for (uint8_t& b : a.byte) b ^= 128; return a; }
 
+// Matmul takes one group of eight weight rows at a time: its wide values are the eight-lane ones.
+static constexpr int groups_at_once = 1;
+using Bytes = bytes32;
+using Ints = i32x8;
+using Floats = f32x8;
+static inline Bytes load_pieces(const void* p, int64_t) { return load_bytes(p); }
+static inline Floats load_halves(const uint8_t* p, int64_t) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
+static inline Floats load_unsigned(const uint8_t* p, int64_t) { return load_u8(p); }
+static inline Floats load_signed(const uint8_t* p, int64_t) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
+static inline Floats load_floats(const float* p) { return load(p); }
+static inline Floats spread(float a) { return broadcast(a); }
+static inline Ints spread_int(int32_t a) { return broadcast_int(a); }
+static inline Ints zeros() { return zero(); }
+template <int BITS> static inline Ints shifted(Ints a) { for (int32_t& i : a.lane) i = static_cast<int32_t>(static_cast<uint32_t>(i) << BITS); return a; }
+
 // Can dot_unsigned take weights up to 255? Then signed ones are given as weight + 128.
 static constexpr bool dot_is_wide = false;
 
-// Sum over COUNT registers of weight x activation: lane r = sum over i, c of w[i].byte[4r + c] * y[4i + c].
-// LARGEST bounds the weights (unsigned), so that wide variants know how many products fit 16 bits.
-template <int LARGEST, int COUNT> static inline i32x8 dot_unsigned(const bytes32* w, const int8_t* y) {
-  i32x8 r = zero();
+// r + sum over COUNT registers of weight x activation: lane l gains the sum over i, c of w[i].byte[4l + c] * y[4i + c].
+// LARGEST bounds the weights (unsigned), so that other variants know how many products fit 16 bits.
+template <int LARGEST, int COUNT> static inline Ints dot_unsigned(Ints r, const Bytes* w, const int8_t* y) {
   for (int k = 0; k < COUNT; ++k)
     EACH_LANE for (int c = 0; c < 4; ++c) r.lane[i] += int32_t(w[k].byte[4 * i + c]) * y[4 * k + c];
   return r;
 }
-template <int COUNT> static inline i32x8 dot_signed(const bytes32* w, const int8_t* y) {
-  i32x8 r = zero();
+template <int COUNT> static inline Ints dot_signed(Ints r, const Bytes* w, const int8_t* y) {
   for (int k = 0; k < COUNT; ++k)
     EACH_LANE for (int c = 0; c < 4; ++c) r.lane[i] += int32_t(static_cast<int8_t>(w[k].byte[4 * i + c])) * y[4 * k + c];
   return r;

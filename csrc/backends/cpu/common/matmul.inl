@@ -1,5 +1,5 @@
 // Quantized matmul for any number of rows. A lane is a weight row, so there is no lane reduction; a block of 32 columns is unpacked once, into
-// eight registers, and serves every row. Per output one chain of float32 sums over the blocks, in order:
+// eight registers, and serves every row. Variants with wide registers take two groups of eight weight rows at once (isa.h: groups_at_once). Per output one chain of float32 sums over the blocks, in order:
 //   acc = fma(whole sum, scale_w * scale_x, acc)      for the block, or for its two halves where the type scales 16 at a time
 //   acc = fma(min_w, sum_x, acc)                      where the type has minima, sum_x = scale_x * (sum of the activations)
 // The whole sums are exact, so the bits of an output depend on its own row and column alone: not on the rows beside it, the tile, the threads
@@ -8,34 +8,35 @@
 
 template <bool HALVES, bool MINS> struct Block {
   static constexpr bool halves = HALVES, mins = MINS;
-  bytes32 w[8];
-  f32x8 scale[HALVES ? 2 : 1];
-  f32x8 min[MINS ? (HALVES ? 2 : 1) : 1];
+  Bytes w[8];
+  Floats scale[HALVES ? 2 : 1];
+  Floats min[MINS ? (HALVES ? 2 : 1) : 1];
 };
 
-// A layout says how to unpack block b of a group, and the range of its weights: unsigned up to `largest` with 1 << shift still to be
-// taken away (shift < 0: nothing), or signed (largest = 0). Signed bytes become unsigned ones where the instruction set prefers that.
+// A layout says how to unpack block b of a group (and of the one `next` bytes on), and the range of its weights: unsigned up to `largest` with
+// 1 << shift still to be taken away (shift < 0: nothing), or signed (largest = 0). Signed bytes become unsigned ones where the instruction set
+// prefers that.
 static constexpr int bytes_largest = dot_is_wide ? 255 : 0, bytes_shift = dot_is_wide ? 7 : -1;
-static inline bytes32 as_preferred(bytes32 a) { return dot_is_wide ? flip_sign_bit(a) : a; }
+static inline Bytes as_preferred(Bytes a) { return dot_is_wide ? flip_sign_bit(a) : a; }
 
 struct UnpackQ8_0 : Block<false, false> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   static constexpr int64_t bytes = q8_0::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_bytes(group + q8_0::piece * b + 32 * i));
-    scale[0] = load_f16(reinterpret_cast<const uint16_t*>(group + q8_0::scales(blocks) + 16 * b));
+  void read(const uint8_t* group, int64_t next, int64_t blocks, int64_t b) {
+    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_pieces(group + q8_0::piece * b + 32 * i, next));
+    scale[0] = load_halves(group + q8_0::scales(blocks) + 16 * b, next);
   }
 };
 
-static inline void read_nibbles(const uint8_t* plane, bytes32 w[8]) {
+static inline void read_nibbles(const uint8_t* plane, int64_t next, Bytes w[8]) {
   for (int j = 0; j < 4; ++j) {
-    bytes32 both = load_bytes(plane + 32 * j);
+    Bytes both = load_pieces(plane + 32 * j, next);
     w[j] = low_nibbles(both);
     w[4 + j] = high_nibbles(both);
   }
 }
-static inline void read_bits(const uint8_t* plane, bytes32 w[8]) {
-  bytes32 bits = load_bytes(plane);
+static inline void read_bits(const uint8_t* plane, int64_t next, Bytes w[8]) {
+  Bytes bits = load_pieces(plane, next);
   w[0] = either(w[0], take_bit<0, 4>(bits));
   w[1] = either(w[1], take_bit<1, 4>(bits));
   w[2] = either(w[2], take_bit<2, 4>(bits));
@@ -45,9 +46,9 @@ static inline void read_bits(const uint8_t* plane, bytes32 w[8]) {
   w[6] = either(w[6], take_bit<6, 4>(bits));
   w[7] = either(w[7], take_bit<7, 4>(bits));
 }
-static inline void read_pairs(const uint8_t* plane, bytes32 w[8]) {
+static inline void read_pairs(const uint8_t* plane, int64_t next, Bytes w[8]) {
   for (int p = 0; p < 2; ++p) {
-    bytes32 pairs = load_bytes(plane + 32 * p);
+    Bytes pairs = load_pieces(plane + 32 * p, next);
     w[4 * p + 0] = either(w[4 * p + 0], take_pair<0>(pairs));
     w[4 * p + 1] = either(w[4 * p + 1], take_pair<2>(pairs));
     w[4 * p + 2] = either(w[4 * p + 2], take_pair<4>(pairs));
@@ -58,103 +59,102 @@ static inline void read_pairs(const uint8_t* plane, bytes32 w[8]) {
 struct UnpackQ4_0 : Block<false, false> {
   static constexpr int largest = 15, shift = 3;
   static constexpr int64_t bytes = q4_0::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_nibbles(group + q4_0::piece * b, w);
-    scale[0] = load_f16(reinterpret_cast<const uint16_t*>(group + q4_0::scales(blocks) + 16 * b));
+  void read(const uint8_t* group, int64_t next, int64_t blocks, int64_t b) {
+    read_nibbles(group + q4_0::piece * b, next, w);
+    scale[0] = load_halves(group + q4_0::scales(blocks) + 16 * b, next);
   }
 };
 
 struct UnpackQ5_0 : Block<false, false> {
   static constexpr int largest = 31, shift = 4;
   static constexpr int64_t bytes = q5_0::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_nibbles(group + q5_0::piece * b, w);
-    read_bits(group + q5_0::piece * b + 128, w);
-    scale[0] = load_f16(reinterpret_cast<const uint16_t*>(group + q5_0::scales(blocks) + 16 * b));
+  void read(const uint8_t* group, int64_t next, int64_t blocks, int64_t b) {
+    read_nibbles(group + q5_0::piece * b, next, w);
+    read_bits(group + q5_0::piece * b + 128, next, w);
+    scale[0] = load_halves(group + q5_0::scales(blocks) + 16 * b, next);
   }
 };
 
 template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
   static constexpr int largest = FIVE ? 31 : 15, shift = -1;
   static constexpr int64_t bytes = K::piece;
-  void read(const uint8_t* group, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t next, int64_t, int64_t b) {
     const uint8_t* super = group + K::super * (b / 8);
     const int64_t j = b % 8;
-    scale[0] = mul(load_f16(reinterpret_cast<const uint16_t*>(super)), load_u8(super + 32 + 16 * j));
-    min[0] = sub(broadcast(0.0f), mul(load_f16(reinterpret_cast<const uint16_t*>(super + 16)), load_u8(super + 40 + 16 * j)));
-    read_nibbles(super + k_header + K::piece * j, w);
-    if constexpr (FIVE) read_bits(super + k_header + K::piece * j + 128, w);
+    scale[0] = mul(load_halves(super, next), load_unsigned(super + 32 + 16 * j, next));
+    min[0] = sub(spread(0.0f), mul(load_halves(super + 16, next), load_unsigned(super + 40 + 16 * j, next)));
+    read_nibbles(super + k_header + K::piece * j, next, w);
+    if constexpr (FIVE) read_bits(super + k_header + K::piece * j + 128, next, w);
   }
 };
 
 struct UnpackQ6_K : Block<true, false> {
   static constexpr int largest = 63, shift = 5;
   static constexpr int64_t bytes = q6_k::piece;
-  void read(const uint8_t* group, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t next, int64_t, int64_t b) {
     const uint8_t* super = group + q6_k::super * (b / 8);
     const int64_t j = b % 8;
-    f32x8 d = load_f16(reinterpret_cast<const uint16_t*>(super));
-    for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_i8(reinterpret_cast<const int8_t*>(super + 16 + 8 * (2 * j + half))));
-    read_nibbles(super + q6_k::header + q6_k::piece * j, w);
-    read_pairs(super + q6_k::header + q6_k::piece * j + 128, w);
+    Floats d = load_halves(super, next);
+    for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_signed(super + 16 + 8 * (2 * j + half), next));
+    read_nibbles(super + q6_k::header + q6_k::piece * j, next, w);
+    read_pairs(super + q6_k::header + q6_k::piece * j + 128, next, w);
   }
 };
 
-// Types without an interleaved layout: eight rows of the file, unpacked one by one.
+// Types without an interleaved layout: the rows of the file, unpacked one by one.
 template <bool HALVES, bool MINS> struct UnpackFile : Block<HALVES, MINS> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   void read(const Matrix& m, int64_t first_row, int64_t b) {
-    uint8_t bytes[8][32];
-    float scales[2][8] = {}, mins[2][8] = {};
-    for (int r = 0; r < 8; ++r) {
+    uint8_t bytes[8][32 * groups_at_once] = {};
+    float scales[2][8 * groups_at_once] = {}, mins[2][8 * groups_at_once] = {};
+    for (int r = 0; r < 8 * groups_at_once && first_row + r < m.rows; ++r) {
       formats::Unpacked u;
-      if (first_row + r < m.rows) {
-        m.type->unpack(m.source + (first_row + r) * m.row_bytes, b, u);
-        for (int i = 0; i < 8; ++i) __builtin_memcpy(bytes[i] + 4 * r, u.q + 4 * i, 4);
-        for (int half = 0; half < 2; ++half) scales[half][r] = u.scale[half], mins[half][r] = u.min[half];
-      } else {
-        for (int i = 0; i < 8; ++i) __builtin_memset(bytes[i] + 4 * r, 0, 4);
-      }
+      m.type->unpack(m.source + (first_row + r) * m.row_bytes, b, u);
+      for (int i = 0; i < 8; ++i) __builtin_memcpy(bytes[i] + 4 * r, u.q + 4 * i, 4);
+      for (int half = 0; half < 2; ++half) scales[half][r] = u.scale[half], mins[half][r] = u.min[half];
     }
-    for (int i = 0; i < 8; ++i) this->w[i] = as_preferred(load_bytes(bytes[i]));
+    for (int i = 0; i < 8; ++i) this->w[i] = as_preferred(load_pieces(bytes[i], 32));
     for (int half = 0; half < (HALVES ? 2 : 1); ++half) {
-      this->scale[half] = load(scales[half]);
-      if (MINS) this->min[half] = load(mins[half]);
+      this->scale[half] = load_floats(scales[half]);
+      if (MINS) this->min[half] = load_floats(mins[half]);
     }
   }
 };
 
-// One row's share of a block.
-template <class T> static inline f32x8 add_block(const T& t, const Rows& x, int64_t row, int64_t b, f32x8 acc) {
-  const int64_t blocks = x.q_stride / 32, at = row * blocks + b;
-  const int8_t* y = x.q + row * x.q_stride + 32 * b;
-  const float scale = x.scale[at];
+// Block b of row r, as far as one type needs it.
+template <class T> static inline Floats add_block(const T& t, const Rows& x, int64_t row, int64_t b, Floats acc) {
+  const int64_t at = row * (x.columns / 32) + b;
+  const int8_t* y = x.quantized.q + row * x.columns + 32 * b;
+  const Floats scale = spread(x.quantized.scale[at]);
   if constexpr (!T::halves) {
-    i32x8 whole;
-    if constexpr (T::largest == 0) whole = dot_signed<8>(t.w, y);
-    else whole = dot_unsigned<T::largest, 8>(t.w, y);
-    if constexpr (T::shift >= 0) whole = add(whole, broadcast_int(-((x.whole_sum[2 * at] + x.whole_sum[2 * at + 1]) << T::shift)));
-    acc = fma(to_float(whole), mul(t.scale[0], broadcast(scale)), acc);
-    if constexpr (T::mins) acc = fma(t.min[0], broadcast(scale * static_cast<float>(x.whole_sum[2 * at] + x.whole_sum[2 * at + 1])), acc);
+    Ints whole = zeros();
+    if constexpr (T::shift >= 0) whole = shifted<T::shift>(spread_int(x.quantized.minus[at]));
+    if constexpr (T::largest == 0) whole = dot_signed<8>(whole, t.w, y);
+    else whole = dot_unsigned<T::largest, 8>(whole, t.w, y);
+    acc = fma(to_float(whole), mul(t.scale[0], scale), acc);
+    if constexpr (T::mins) acc = fma(t.min[0], spread(x.quantized.sum[at]), acc);
   } else {
     for (int half = 0; half < 2; ++half) {
-      i32x8 whole;
-      if constexpr (T::largest == 0) whole = dot_signed<4>(t.w + 4 * half, y + 16 * half);
-      else whole = dot_unsigned<T::largest, 4>(t.w + 4 * half, y + 16 * half);
-      if constexpr (T::shift >= 0) whole = add(whole, broadcast_int(-(x.whole_sum[2 * at + half] << T::shift)));
-      acc = fma(to_float(whole), mul(t.scale[half], broadcast(scale)), acc);
+      Ints whole = zeros();
+      if constexpr (T::shift >= 0) whole = shifted<T::shift>(spread_int(x.quantized.half_minus[2 * at + half]));
+      if constexpr (T::largest == 0) whole = dot_signed<4>(whole, t.w + 4 * half, y + 16 * half);
+      else whole = dot_unsigned<T::largest, 4>(whole, t.w + 4 * half, y + 16 * half);
+      acc = fma(to_float(whole), mul(t.scale[half], scale), acc);
     }
     if constexpr (T::mins)
-      for (int half = 0; half < 2; ++half) acc = fma(t.min[half], broadcast(x.sum[2 * at + half]), acc);
+      for (int half = 0; half < 2; ++half) acc = fma(t.min[half], spread(x.quantized.half_sum[2 * at + half]), acc);
   }
   return acc;
 }
 
-// Rows first..last-1 against one group; `read` unpacks block b. Results: eight floats a row.
-template <class T, class Read> static inline void group_rows_product(const Rows& x, int64_t first, int64_t last, Read read, float* result) {
-  const int64_t blocks = x.q_stride / 32;
+constexpr int64_t tile_rows = 64;                // of activations, so that their blocks stay in the first two cache levels
+constexpr int64_t at_once = 8 * groups_at_once;  // weight rows
+
+// Rows first..last-1 against the groups that `read` unpacks; results: at_once floats a row.
+template <class T, class Read> static inline void product(const Rows& x, int64_t first, int64_t last, Read read, float* result) {
+  const int64_t blocks = x.columns / 32;
   if (last - first == 1) {                       // the sum stays in a register
-    f32x8 acc = broadcast(0.0f);
+    Floats acc = spread(0.0f);
     for (int64_t b = 0; b < blocks; ++b) {
       T t;
       read(t, b);
@@ -163,53 +163,64 @@ template <class T, class Read> static inline void group_rows_product(const Rows&
     store(result, acc);
     return;
   }
-  for (int64_t r = first; r < last; ++r) store(result + 8 * (r - first), broadcast(0.0f));
+  for (int64_t r = first; r < last; ++r) store(result + at_once * (r - first), spread(0.0f));
   for (int64_t b = 0; b < blocks; ++b) {
     T t;
     read(t, b);
-    for (int64_t r = first; r < last; ++r) store(result + 8 * (r - first), add_block(t, x, r, b, load(result + 8 * (r - first))));
+    for (int64_t r = first; r < last; ++r) store(result + at_once * (r - first), add_block(t, x, r, b, load_floats(result + at_once * (r - first))));
   }
 }
 
-constexpr int64_t tile_rows = 64;                // of activations, so that their blocks stay in the first two cache levels
-
-static inline void write_group(const float* result, int64_t rows, float* y, int64_t y_stride, int64_t valid) {
+// Lanes first .. first + count - 1 of each row's results.
+static inline void write_results(const float* result, int64_t rows, float* y, int64_t y_stride, int64_t count) {
   for (int64_t r = 0; r < rows; ++r) {
-    if (valid >= 8) store(y + r * y_stride, load(result + 8 * r));
-    else __builtin_memcpy(y + r * y_stride, result + 8 * r, static_cast<size_t>(valid) * 4);
+    if (count >= at_once) store(y + r * y_stride, load_floats(result + at_once * r));
+    else __builtin_memcpy(y + r * y_stride, result + at_once * r, static_cast<size_t>(count) * 4);
   }
 }
 
 template <class T> static void matmul_packed(const MatmulCall& c) {
   const Matrix& m = *c.weight;
   const int64_t blocks = m.columns / 32;
-  float result[tile_rows * 8];
+  alignas(64) float result[tile_rows * at_once];
   // A slab of groups stays in the second cache level while the tiles of rows pass over it.
-  int64_t slab = (192 << 10) / m.group_bytes;
-  slab = slab < 1 || c.rows.count <= tile_rows ? (slab < 1 ? 1 : c.last - c.first) : slab;
+  int64_t slab = c.last - c.first;
+  if (c.rows.count > tile_rows) {
+    slab = (192 << 10) / m.group_bytes / groups_at_once * groups_at_once;
+    if (slab < groups_at_once) slab = groups_at_once;
+  }
   for (int64_t s = c.first; s < c.last; s += slab)
     for (int64_t tile = 0; tile < c.rows.count; tile += tile_rows) {
       const int64_t end = tile + tile_rows < c.rows.count ? tile + tile_rows : c.rows.count;
-      for (int64_t g = s; g < s + slab && g < c.last; ++g) {
+      const int64_t until = s + slab < c.last ? s + slab : c.last;
+      for (int64_t g = s; g < until; g += groups_at_once) {
         const uint8_t* group = m.packed + g * m.group_bytes;
-        group_rows_product<T>(c.rows, tile, end, [&](T& t, int64_t b) {
+        const bool pair = groups_at_once == 2 && g + 1 < until;
+        const int64_t next = pair ? m.group_bytes : 0;           // a last group without a partner stands in for it
+        product<T>(c.rows, tile, end, [&](T& t, int64_t b) {
           // With several rows the arithmetic of a block outlasts the out-of-order window, so memory must be asked ahead of it.
-          if (end - tile > 1) for (int64_t p = 0; p < T::bytes; p += 64) prefetch(group + T::bytes * b + 4096 + p);
-          t.read(group, blocks, b);
+          if (end - tile > 1)
+            for (int64_t p = 0; p < T::bytes; p += 64) {
+              prefetch(group + T::bytes * b + 4096 + p);
+              if (pair) prefetch(group + next + T::bytes * b + 4096 + p);
+            }
+          t.read(group, next, blocks, b);
         }, result);
-        write_group(result, end - tile, c.y + tile * c.y_stride + 8 * (g - c.first), c.y_stride, m.rows - 8 * g);
+        const int64_t rest = m.rows - 8 * g;
+        write_results(result, end - tile, c.y + tile * c.y_stride + 8 * (g - c.first), c.y_stride, pair || groups_at_once == 1 ? rest : (rest < 8 ? rest : 8));
       }
     }
 }
 
 template <bool HALVES, bool MINS> static void matmul_file(const MatmulCall& c) {
   using T = UnpackFile<HALVES, MINS>;
-  float result[tile_rows * 8];
-  for (int64_t g = c.first; g < c.last; ++g)
+  alignas(64) float result[tile_rows * at_once];
+  for (int64_t g = c.first; g < c.last; g += groups_at_once)
     for (int64_t tile = 0; tile < c.rows.count; tile += tile_rows) {
       const int64_t end = tile + tile_rows < c.rows.count ? tile + tile_rows : c.rows.count;
-      group_rows_product<T>(c.rows, tile, end, [&](T& t, int64_t b) { t.read(*c.weight, 8 * g, b); }, result);
-      write_group(result, end - tile, c.y + tile * c.y_stride + 8 * (g - c.first), c.y_stride, c.weight->rows - 8 * g);
+      product<T>(c.rows, tile, end, [&](T& t, int64_t b) { t.read(*c.weight, 8 * g, b); }, result);
+      const int64_t rest = c.weight->rows - 8 * g, mine = 8 * (c.last - g);
+      write_results(result, end - tile, c.y + tile * c.y_stride + 8 * (g - c.first), c.y_stride, rest < mine ? rest : mine);
     }
 }
 
@@ -223,14 +234,14 @@ template <class L, int GROUPS, int ROWS> static inline void float_tile(const Mat
   f32x8 acc[GROUPS][ROWS];
   for (auto& group : acc) for (f32x8& a : group) a = broadcast(0.0f);
   const uint8_t* w = m.packed + g * m.group_bytes;
-  const float* x = c.rows.x + row * c.rows.x_stride;
+  const float* x = c.rows.x + row * c.rows.columns;
   for (int64_t k = 0; k < m.columns; ++k) {
     f32x8 wk[GROUPS];
 #pragma GCC unroll 4
     for (int i = 0; i < GROUPS; ++i) wk[i] = L::at(w + i * m.group_bytes + 8 * L::bytes * k);
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
-      f32x8 xk = broadcast(x[r * c.rows.x_stride + k]);
+      f32x8 xk = broadcast(x[r * c.rows.columns + k]);
 #pragma GCC unroll 4
       for (int i = 0; i < GROUPS; ++i) acc[i][r] = fma(wk[i], xk, acc[i][r]);
     }
@@ -239,7 +250,8 @@ template <class L, int GROUPS, int ROWS> static inline void float_tile(const Mat
     for (int r = 0; r < ROWS; ++r) {
       float result[8];
       store(result, acc[i][r]);
-      write_group(result, 1, c.y + (row + r) * c.y_stride + 8 * (g + i - c.first), c.y_stride, m.rows - 8 * (g + i));
+      const int64_t rest = m.rows - 8 * (g + i);
+      __builtin_memcpy(c.y + (row + r) * c.y_stride + 8 * (g + i - c.first), result, rest < 8 ? static_cast<size_t>(rest) * 4 : 32);
     }
 }
 

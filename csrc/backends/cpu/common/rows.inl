@@ -73,18 +73,20 @@ static void quantize(const float* x, int64_t n, QuantizedRow out) {
     f32x8 v[4];
     for (int i = 0; i < 4; ++i) v[i] = load(x + 32 * b + 8 * i);
     float largest = max_lane(max(max(abs(v[0]), abs(v[1])), max(abs(v[2]), abs(v[3]))));
-    bool counts = largest > 1e-30f;
-    f32x8 inverse = broadcast(counts ? 127.0f / largest : 0.0f);
-    float scale = counts ? largest / 127.0f : 0.0f;
-    int8_t* q = out.q + 32 * b;
-    for (int i = 0; i < 4; ++i) store_i8(q + 8 * i, max(broadcast(-127.0f), min(broadcast(127.0f), mul(v[i], inverse))));
+    const bool counts = largest > 1e-30f;
+    const f32x8 inverse = broadcast(counts ? 127.0f / largest : 0.0f);
+    const float scale = counts ? largest / 127.0f : 0.0f;
+    for (int i = 0; i < 4; ++i) v[i] = round_even(mul(v[i], inverse));
+    store_i8(out.q + 32 * b, v);
+    // Sums of whole numbers this small are exact in float32, in any order.
+    const float low = sum(add(v[0], v[1])), high = sum(add(v[2], v[3]));
     out.scale[b] = scale;
-    for (int half = 0; half < 2; ++half) {
-      int32_t total = 0;
-      for (int i = 0; i < 16; ++i) total += q[16 * half + i];
-      out.whole_sum[2 * b + half] = total;
-      out.sum[2 * b + half] = scale * static_cast<float>(total);
-    }
+    out.sum[b] = scale * (low + high);
+    out.half_sum[2 * b] = scale * low;
+    out.half_sum[2 * b + 1] = scale * high;
+    out.minus[b] = -static_cast<int32_t>(low + high);
+    out.half_minus[2 * b] = -static_cast<int32_t>(low);
+    out.half_minus[2 * b + 1] = -static_cast<int32_t>(high);
   }
 }
 
