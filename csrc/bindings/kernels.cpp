@@ -41,7 +41,7 @@ py::array_t<float> matmul(const FloatArray& x, const std::shared_ptr<Weight>& we
   const float* in = x.data();
   py::gil_scoped_release unlocked;
   if (!rows) return y;
-  const cpu::Matrix& m = weight->for_matmul();
+  const cpu::Matrix& m = weight->for_matmul(kernels);
   QuantizedRows quantized;
   if (m.type->unpack) quantized.reserve(rows, columns);
   const Slices slices({&m});
@@ -50,7 +50,7 @@ py::array_t<float> matmul(const FloatArray& x, const std::shared_ptr<Weight>& we
       for (int64_t r = rows * member / team.size(); r < rows * (member + 1) / team.size(); ++r) kernels.quantize(in + r * columns, columns, quantized.row(r, columns));
     team.barrier();
     slices.share(member, team.size(), [&](size_t, int64_t first, int64_t last) {
-      kernels.matmul({&m, {rows, columns, in, quantized.row(0, columns)}, first, last, out + first * cpu::group_rows, m.rows});
+      kernels.matmul({&m, {rows, columns, in, quantized.row(0, columns)}, first, last, out + first * m.group_rows, m.rows});
     });
   });
   return y;

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 
@@ -53,7 +54,8 @@ void bind_sampler(py::module_& m) {
 
   py::class_<Sampler>(m, "Sampler", "Chooses tokens from logits by (seed, sequence, position); keeps the text for penalties and the position.")
       .def(py::init([](int32_t vocabulary, float temperature, int top_k, float top_p, float min_p, float repeat_penalty, float presence_penalty,
-                       float frequency_penalty, std::vector<std::pair<int32_t, float>> logit_bias, int32_t limit, uint64_t seed, uint64_t sequence) {
+                       float frequency_penalty, std::vector<std::pair<int32_t, float>> logit_bias, int32_t limit, std::vector<int32_t> suppressed,
+                       uint64_t seed, uint64_t sequence) {
              skipstone::SamplerOptions options;
              options.temperature = temperature;
              options.top_k = top_k;
@@ -64,16 +66,19 @@ void bind_sampler(py::module_& m) {
              options.frequency_penalty = frequency_penalty;
              options.logit_bias = std::move(logit_bias);
              options.limit = limit;
+             options.suppressed = std::move(suppressed);
              options.seed = seed;
              options.sequence = sequence;
              return Sampler(std::move(options), vocabulary);
            }),
            py::arg("vocabulary"), py::kw_only(), py::arg("temperature") = 0.0f, py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("min_p") = 0.0f,
            py::arg("repeat_penalty") = 1.0f, py::arg("presence_penalty") = 0.0f, py::arg("frequency_penalty") = 0.0f,
-           py::arg("logit_bias") = std::vector<std::pair<int32_t, float>>{}, py::arg("limit") = 0, py::arg("seed") = 0, py::arg("sequence") = 0)
+           py::arg("logit_bias") = std::vector<std::pair<int32_t, float>>{}, py::arg("limit") = 0,
+           py::arg("suppressed") = std::vector<int32_t>{}, py::arg("seed") = 0, py::arg("sequence") = 0)
       .def_property_readonly("vocabulary", &Sampler::vocabulary)
-      .def_property_readonly("plain_greedy", &Sampler::plain_greedy, "The best id of the raw logits is the choice (if below limit).")
-      .def_property_readonly("limit", [](const Sampler& s) { return s.options().limit ? s.options().limit : s.vocabulary(); })
+      .def_property_readonly("plain_greedy", &Sampler::plain_greedy, "The best id of the raw logits is the choice (if it is below the limit and not suppressed).")
+      .def_property_readonly("limit", [](const Sampler& s) { return s.options().limit ? std::min(s.options().limit, s.vocabulary()) : s.vocabulary(); })
+      .def_property_readonly("suppressed", [](const Sampler& s) { return s.options().suppressed; })
       .def_property_readonly("position", &Sampler::position, "Position of the token to be chosen next: how many were pushed.")
       .def("push_prompt", [](Sampler& s, const Tokens& tokens) { s.push_prompt(span_of(tokens)); }, py::arg("tokens"))
       .def("push", &Sampler::push, py::arg("token"))

@@ -8,12 +8,12 @@
 namespace skipstone {
 namespace {
 
-constexpr int64_t slab_groups = 32;          // logits of 256 ids stay in the first cache level until their maximum is taken
+constexpr int64_t slab_ids = 256;            // their logits stay in the first cache level until their maximum is taken
 
 class Head final : public Operation {
  public:
   Head(const Attributes& a, Setting& s)
-      : Operation(a), weight_(a.weights.at("weight").at(0)), columns_(s.widths[inputs[0]]), cap_(a.number("softcap")), slices_({&weight_->for_matmul()}) {
+      : Operation(a), weight_(a.weights.at("weight").at(0)), columns_(s.widths[inputs[0]]), cap_(a.number("softcap")), slices_({&weight_->for_matmul(cpu::kernels())}) {
     if (weight_->columns() != columns_) a.fail("the head has " + std::to_string(weight_->columns()) + " columns; expected " + std::to_string(columns_));
     if (!(cap_ >= 0)) a.fail("a soft cap cannot be negative");
     s.vocabulary = weight_->rows();
@@ -25,7 +25,7 @@ class Head final : public Operation {
     if (weight_->type().unpack) pass.quantized.reserve(rows, columns_);
     else if (static_cast<int64_t>(plain_.size()) < rows * columns_) plain_.resize(static_cast<size_t>(rows * columns_));
     best_.assign(static_cast<size_t>(members * rows), {-INFINITY, -INFINITY, -1});
-    for (int m = 0; m < members; ++m) pass.member_scratch(m, rows * slab_groups * cpu::group_rows);
+    for (int m = 0; m < members; ++m) pass.member_scratch(m, rows * slab_ids);
   }
   void before(Pass& pass, int64_t first, int64_t last) override {
     for (int64_t r = first; r < last; ++r) {
@@ -42,22 +42,22 @@ class Head final : public Operation {
       if (member == 0 && pass.want == Want::choice) combine(pass, members);
       return;
     }
-    const cpu::Matrix& m = weight_->for_matmul();
+    const cpu::Matrix& m = weight_->for_matmul(pass.kernels);
     const cpu::Rows x{rows, columns_, plain_.data(), pass.quantized.row(0, columns_)};
     slices_.share(member, members, [&](size_t, int64_t first, int64_t last) {
       if (pass.want == Want::logits) {
-        pass.kernels.matmul({&m, x, first, last, pass.logits + first * cpu::group_rows, m.rows});
-        const int64_t begin = first * cpu::group_rows, end = std::min(m.rows, last * cpu::group_rows);
+        pass.kernels.matmul({&m, x, first, last, pass.logits + first * m.group_rows, m.rows});
+        const int64_t begin = first * m.group_rows, end = std::min(m.rows, last * m.group_rows);
         if (cap_ > 0)
           for (int64_t r = 0; r < rows; ++r) pass.kernels.softcap(pass.logits + r * m.rows + begin, pass.logits + r * m.rows + begin, end - begin, cap_);
         return;
       }
       float* z = pass.member_scratch(member, 0);
-      const int64_t stride = slab_groups * cpu::group_rows;
+      const int64_t stride = slab_ids, slab_groups = slab_ids / m.group_rows;
       for (int64_t g = first; g < last; g += slab_groups) {
         const int64_t until = std::min(g + slab_groups, last);
         pass.kernels.matmul({&m, x, g, until, z, stride});
-        for (int64_t r = 0; r < rows; ++r) scan(pass, best_[static_cast<size_t>(member * rows + r)], z + r * stride, g * cpu::group_rows, std::min(m.rows, until * cpu::group_rows));
+        for (int64_t r = 0; r < rows; ++r) scan(pass, best_[static_cast<size_t>(member * rows + r)], z + r * stride, g * m.group_rows, std::min(m.rows, until * m.group_rows));
       }
     });
   }

@@ -20,8 +20,8 @@ class Matmul final : public Operation {
   void step(Pass& pass, int, int member, int members) override {
     const cpu::Rows rows{pass.rows, columns_, pass.row(inputs[0], 0), pass.quantized.row(0, columns_)};
     slices_.share(member, members, [&](size_t i, int64_t first, int64_t last) {
-      const cpu::Matrix& m = weights_[i]->for_matmul();
-      pass.kernels.matmul({&m, rows, first, last, pass.row(outputs[i], 0) + first * cpu::group_rows, m.rows});
+      const cpu::Matrix& m = weights_[i]->for_matmul(pass.kernels);
+      pass.kernels.matmul({&m, rows, first, last, pass.row(outputs[i], 0) + first * m.group_rows, m.rows});
     });
   }
 
@@ -31,7 +31,7 @@ class Matmul final : public Operation {
     for (size_t i = 0; i < weights_.size(); ++i) {
       if (weights_[i]->columns() != columns_) a.fail("weight " + std::to_string(i) + " has " + std::to_string(weights_[i]->columns()) + " columns; expected " + std::to_string(columns_));
       expect_width(a, s, outputs[i], weights_[i]->rows());
-      matrices.push_back(&weights_[i]->for_matmul());
+      matrices.push_back(&weights_[i]->for_matmul(cpu::kernels()));
       quantizes_ = quantizes_ || weights_[i]->type().unpack;
     }
     return matrices;

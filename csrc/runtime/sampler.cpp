@@ -66,6 +66,7 @@ Sampler::Sampler(SamplerOptions options, int32_t vocabulary) : options_(std::mov
     require(token >= 0 && token < vocabulary, "logit_bias: token", token, "an id of the vocabulary");
     require(!std::isnan(bias), "logit_bias", bias, "a number");
   }
+  for (int32_t token : o.suppressed) require(token >= 0 && token < vocabulary, "suppressed: token", token, "an id of the vocabulary");
   limit_ = o.limit > 0 ? std::min(o.limit, vocabulary) : vocabulary;
   key_ = {o.seed, o.sequence};
   penalises_ = o.repeat_penalty != 1 || o.presence_penalty != 0 || o.frequency_penalty != 0;
@@ -108,8 +109,10 @@ void Sampler::pop(int64_t count_of) {
 }
 
 const float* Sampler::adjusted(const float* logits) {
-  if (!adjusts_) return logits;
+  if (!adjusts_ && options_.suppressed.empty()) return logits;
   adjusted_.assign(logits, logits + limit_);
+  for (int32_t token : options_.suppressed)
+    if (token < limit_) adjusted_[size_t(token)] = minus_infinity;
   for (const auto& [token, bias] : options_.logit_bias)
     if (token < limit_) adjusted_[size_t(token)] += bias;
   for (int32_t token : seen_) {

@@ -1,6 +1,6 @@
 // The choice of a token from its logits: a deterministic function of the logits, the text so far and (seed, sequence, position).
 //
-// Order: logit bias, repetition penalty, frequency and presence penalty, temperature, top_k, top_p (of what top_k left), min_p,
+// Order: suppressed ids, logit bias, repetition penalty, frequency and presence penalty, temperature, top_k, top_p (of what top_k left), min_p,
 // then the largest of logit / temperature + Gumbel noise, which is a draw from the softmax of what is left. Order of tokens
 // everywhere: larger logit first, at ties the lower id. Temperature 0 takes the first token of that order after the penalties.
 #pragma once
@@ -23,6 +23,7 @@ struct SamplerOptions {
   float frequency_penalty = 0;    // and once for each time that they were generated
   std::vector<std::pair<int32_t, float>> logit_bias;   // (token, added to its logit), -infinity forbids it
   int32_t limit = 0;              // ids from here on are never chosen (rows that pad the head); 0: no limit
+  std::vector<int32_t> suppressed;   // other ids that are never chosen
   uint64_t seed = 0;
   uint64_t sequence = 0;          // whose text it is: other numbers, other noise
 };
@@ -40,7 +41,7 @@ class [[gnu::visibility("default")]] Sampler {
   int32_t vocabulary() const { return vocabulary_; }
   const SamplerOptions& options() const { return options_; }
 
-  // The best id of the raw logits is what choose() would return, as long as it is below the limit.
+  // The best id of the raw logits is what choose() would return, as long as it is below the limit and not suppressed.
   bool plain_greedy() const { return options_.temperature == 0 && !adjusts_; }
 
   // The text so far. Tokens of the prompt count for repeat_penalty only. pop takes back generated tokens.
@@ -70,13 +71,13 @@ class [[gnu::visibility("default")]] Sampler {
   NoiseKey key_;
   double scale_ = 1;              // 1 / temperature
   bool penalises_ = false;        // any of the three penalties
-  bool adjusts_ = false;          // penalties or bias
+  bool adjusts_ = false;          // penalties or bias: choices depend on more than the logits' order
 
   std::vector<int32_t> text_;
   int64_t prompt_ = 0;            // tokens of text_ that are the prompt
   // Counts per id and the ids with a count, in order of first occurrence: the last one is the first to go. Empty without penalties.
   std::vector<int32_t> in_text_, in_generated_, seen_;
-  std::vector<float> adjusted_;   // a copy of the logits, for penalties and bias
+  std::vector<float> adjusted_;   // a copy of the logits, where any of them change
   std::vector<Candidate> kept_;   // survivors of the filters
 };
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <vector>
 
 #include "runtime/error.h"
 #include "runtime/thread_pool.h"
@@ -34,35 +35,34 @@ Weight::Weight(const std::string& type, int64_t rows, int64_t columns, const uin
   if (bytes / row_bytes != rows || bytes % row_bytes)
     throw ArgumentError("a weight of type " + type + " and shape (" + std::to_string(rows) + ", " + std::to_string(columns) + ") has " + std::to_string(bytes) + " bytes; expected " +
                         std::to_string(rows) + " x " + std::to_string(row_bytes));
-  matrix_ = {info, rows, columns, data, row_bytes, nullptr, nullptr, 0};
+  matrix_ = {info, rows, columns, data, row_bytes, 0, nullptr, 0};
 }
 
-const cpu::Matrix& Weight::for_matmul() {
-  std::call_once(once_, [this] {
-    const cpu::MatmulLayout* layout = cpu::find_layout(matrix_.type->id);
-    if (!layout) {                                         // read from the file's own layout
-      matrix_.group_bytes = cpu::group_rows * matrix_.row_bytes;
-      return;
+const cpu::Matrix& Weight::for_matmul(const cpu::Kernels& kernels) {
+  Packed& p = packed_[kernels.group_rows / 8 - 1];
+  std::call_once(p.once, [&] { pack(p, kernels.group_rows); });
+  return p.matrix;
+}
+
+void Weight::pack(Packed& to, int64_t group_rows) const {
+  cpu::Matrix& m = to.matrix;
+  m = matrix_;
+  m.group_rows = group_rows;
+  m.group_bytes = group_rows * m.row_bytes;
+  const cpu::MatmulLayout* layout = cpu::find_layout(m.type->id);
+  if (!layout) return;                                     // read from the file's own layout
+  m.group_bytes = group_rows / 8 * layout->eight_rows_bytes(m.columns);
+  const int64_t groups = cpu::group_count(m);
+  to.memory = allocate(groups * m.group_bytes + 8192);     // kernels prefetch a little beyond the end
+  const std::vector<uint8_t> zeros(static_cast<size_t>(m.row_bytes));
+  ThreadPool::shared().run(usable_cores(), [&](int member, Team& team) {
+    for (int64_t g = groups * member / team.size(); g < groups * (member + 1) / team.size(); ++g) {
+      const uint8_t* rows[16];
+      for (int64_t r = 0; r < group_rows; ++r) rows[r] = g * group_rows + r < m.rows ? m.source + (g * group_rows + r) * m.row_bytes : zeros.data();
+      layout->pack[group_rows / 8 - 1](rows, m.columns, to.memory.get() + g * m.group_bytes);
     }
-    const int64_t group_bytes = layout->group_bytes(matrix_.columns), groups = cpu::group_count(matrix_);
-    packed_ = allocate(groups * group_bytes + 8192);       // kernels prefetch a little beyond the end
-    const auto zeros = std::make_unique<uint8_t[]>(static_cast<size_t>(matrix_.row_bytes));
-    memset(zeros.get(), 0, static_cast<size_t>(matrix_.row_bytes));
-    ThreadPool::shared().run(usable_cores(), [&](int member, Team& team) {
-      for (int64_t g = groups * member / team.size(); g < groups * (member + 1) / team.size(); ++g) {
-        const uint8_t* rows[cpu::group_rows];
-        for (int r = 0; r < cpu::group_rows; ++r) {
-          const int64_t index = g * cpu::group_rows + r;
-          rows[r] = index < matrix_.rows ? matrix_.source + index * matrix_.row_bytes : zeros.get();
-        }
-        layout->pack(rows, matrix_.columns, packed_.get() + g * group_bytes);
-      }
-    });
-    matrix_.packed = packed_.get();
-    matrix_.group_bytes = group_bytes;
-    matrix_.layout = layout;
   });
-  return matrix_;
+  m.packed = to.memory.get();
 }
 
 void Weight::row(int64_t index, float* out) const {

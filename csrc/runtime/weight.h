@@ -19,14 +19,19 @@ class Weight {
   int64_t columns() const { return matrix_.columns; }
   int64_t bytes() const { return matrix_.rows * matrix_.row_bytes; }
 
-  const cpu::Matrix& for_matmul();                     // lays out anew at the first call
+  const cpu::Matrix& for_matmul(const cpu::Kernels& kernels);      // lays out anew at the first call for kernels of this group size
   void row(int64_t index, float* out) const;           // dequantized, columns() floats
 
  private:
+  struct Packed {
+    std::once_flag once;
+    cpu::Matrix matrix;
+    std::shared_ptr<uint8_t> memory;
+  };
+  void pack(Packed& to, int64_t group_rows) const;
   cpu::Matrix matrix_{};
   std::shared_ptr<void> owner_;
-  std::shared_ptr<uint8_t> packed_;
-  std::once_flag once_;
+  Packed packed_[2];                                   // in groups of 8 and of 16 rows; one is used unless tests ask for other kernels
 };
 
 // 64-byte aligned memory, in large pages where it is large; throws std::bad_alloc.

@@ -25,12 +25,12 @@ struct Rows {
   QuantizedRow quantized;     // of row 0
 };
 
-// How the rows of one weight type are laid out in memory for matmul: groups of eight rows, each group one piece of memory.
+// How the rows of one weight type are laid out in memory for matmul: groups of 8 or 16 rows, each group one piece of memory.
 struct MatmulLayout {
   const char* type;
   bool float_input;                                 // unquantized weights multiply the float32 rows themselves
-  int64_t (*group_bytes)(int64_t columns);
-  void (*pack)(const uint8_t* const rows[8], int64_t columns, uint8_t* group);        // lossless
+  int64_t (*eight_rows_bytes)(int64_t columns);
+  void (*pack[2])(const uint8_t* const rows[], int64_t columns, uint8_t* group);      // of 8 and of 16 rows; lossless
 };
 const MatmulLayout* find_layout(int type_id);       // null: the type multiplies from its file layout
 
@@ -39,14 +39,13 @@ struct Matrix {
   int64_t rows, columns;
   const uint8_t* source;                            // file layout, row after row
   int64_t row_bytes;
-  const MatmulLayout* layout;                       // null: `packed` is null and groups are read from `source`
-  const uint8_t* packed;
+  int64_t group_rows;                               // 8 or 16, as the kernels want it
+  const uint8_t* packed;                            // groups laid out anew, or null: groups are read from `source`
   int64_t group_bytes;
 };
-constexpr int group_rows = 8;
-inline int64_t group_count(const Matrix& w) { return (w.rows + group_rows - 1) / group_rows; }
+inline int64_t group_count(const Matrix& w) { return (w.rows + w.group_rows - 1) / w.group_rows; }
 
-// y[r][n] for the rows n of groups first..last-1; y points at the value of row 0, n = 8 * first.
+// y[r][n] for the rows n of groups first..last-1; y points at the value of row 0, n = group_rows * first.
 struct MatmulCall {
   const Matrix* weight;
   Rows rows;
@@ -96,6 +95,7 @@ struct DeltaCall {
 
 struct Kernels {
   const char* name;
+  int64_t group_rows;                               // of the layouts that matmul reads
   void (*rms_norm)(const float* x, const float* weight, float* y, int64_t width, int64_t group, float eps);
   void (*rope)(const float* x, float* y, int64_t heads, int64_t head, int64_t rotated, const float* cosine, const float* sine);
   void (*silu_gate)(const float* gate, const float* up, float* y, int64_t n);

@@ -12,7 +12,7 @@ namespace {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {"avx2",
+const Kernels kernels = {"avx2", group_rows,
 #include "backends/cpu/common/table.inl"
 };
 

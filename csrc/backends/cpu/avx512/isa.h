@@ -1,4 +1,4 @@
-// The vocabulary of the CPU kernels with AVX-512 VNNI: eight lanes as in AVX2, and for matmul sixteen, two groups of weight rows side by side;
+// The vocabulary of the CPU kernels with AVX-512 VNNI: eight lanes as in AVX2, and sixteen for matmul;
 // one instruction multiplies 64 pairs of bytes and adds into 32 bits.
 #pragma once
 #include <immintrin.h>
@@ -9,24 +9,17 @@ namespace skipstone::cpu::avx512 {
 
 #include "backends/cpu/avx2/vectors.inl"
 
-static constexpr int groups_at_once = 2;
+static constexpr int group_rows = 16;
 using Bytes = __m512i;
 using Ints = __m512i;
 using Floats = __m512;
-
-// The pieces of two groups, `next` bytes apart.
-static inline Bytes load_pieces(const void* p, int64_t next) {
-  return _mm512_inserti64x4(_mm512_castsi256_si512(load_bytes(p)), load_bytes(static_cast<const uint8_t*>(p) + next), 1);
+static inline Bytes load_register(const void* p) { return _mm512_loadu_si512(p); }
+static inline Floats load_halves(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+static inline Floats load_brains(const uint8_t* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16));
 }
-static inline __m256i load_pair(const uint8_t* p, int64_t next) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + next)), 1);
-}
-static inline __m128i load_eights(const uint8_t* p, int64_t next) {
-  return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + next)));
-}
-static inline Floats load_halves(const uint8_t* p, int64_t next) { return _mm512_cvtph_ps(load_pair(p, next)); }
-static inline Floats load_unsigned(const uint8_t* p, int64_t next) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_eights(p, next))); }
-static inline Floats load_signed(const uint8_t* p, int64_t next) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_eights(p, next))); }
+static inline Floats load_unsigned(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+static inline Floats load_signed(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 static inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
 static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
 static inline Floats spread(float a) { return _mm512_set1_ps(a); }

@@ -12,7 +12,7 @@ namespace {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels = {"generic",
+const Kernels kernels = {"generic", group_rows,
 #include "backends/cpu/common/table.inl"
 };
 

@@ -1,10 +1,12 @@
 // Quantized matmul for any number of rows. A lane is a weight row, so there is no lane reduction; a block of 32 columns is unpacked once, into
-// eight registers, and serves every row. Variants with wide registers take two groups of eight weight rows at once (isa.h: groups_at_once). Per output one chain of float32 sums over the blocks, in order:
+// eight registers, and serves every row. Variants with wide registers have sixteen lanes (isa.h: group_rows). Per output one chain of float32 sums over the blocks, in order:
 //   acc = fma(whole sum, scale_w * scale_x, acc)      for the block, or for its two halves where the type scales 16 at a time
 //   acc = fma(min_w, sum_x, acc)                      where the type has minima, sum_x = scale_x * (sum of the activations)
 // The whole sums are exact, so the bits of an output depend on its own row and column alone: not on the rows beside it, the tile, the threads
 // or the instruction set. Unquantized weights: one fma chain over the columns.
 // Cost of a block of 8 x 32 weights in AVX2 operations: unpacking 9 to 40 once, then about 28 (4 bits) to 43 (8 bits) a row.
+
+constexpr int64_t W = group_rows / 8;            // the layouts grow with it, see layout.h
 
 template <bool HALVES, bool MINS> struct Block {
   static constexpr bool halves = HALVES, mins = MINS;
@@ -13,7 +15,7 @@ template <bool HALVES, bool MINS> struct Block {
   Floats min[MINS ? (HALVES ? 2 : 1) : 1];
 };
 
-// A layout says how to unpack block b of a group (and of the one `next` bytes on), and the range of its weights: unsigned up to `largest` with
+// A layout says how to unpack block b of a group, and the range of its weights: unsigned up to `largest` with
 // 1 << shift still to be taken away (shift < 0: nothing), or signed (largest = 0). Signed bytes become unsigned ones where the instruction set
 // prefers that.
 static constexpr int bytes_largest = dot_is_wide ? 255 : 0, bytes_shift = dot_is_wide ? 7 : -1;
@@ -21,22 +23,22 @@ static inline Bytes as_preferred(Bytes a) { return dot_is_wide ? flip_sign_bit(a
 
 struct UnpackQ8_0 : Block<false, false> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
-  static constexpr int64_t bytes = q8_0::piece;
-  void read(const uint8_t* group, int64_t next, int64_t blocks, int64_t b) {
-    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_pieces(group + q8_0::piece * b + 32 * i, next));
-    scale[0] = load_halves(group + q8_0::scales(blocks) + 16 * b, next);
+  static constexpr int64_t bytes = q8_0<W>::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_register(group + q8_0<W>::piece * b + planes<W>::register_bytes * i));
+    scale[0] = load_halves(group + q8_0<W>::scales(blocks) + q8_0<W>::scale * b);
   }
 };
 
-static inline void read_nibbles(const uint8_t* plane, int64_t next, Bytes w[8]) {
+static inline void read_nibbles(const uint8_t* plane, Bytes w[8]) {
   for (int j = 0; j < 4; ++j) {
-    Bytes both = load_pieces(plane + 32 * j, next);
+    Bytes both = load_register(plane + planes<W>::register_bytes * j);
     w[j] = low_nibbles(both);
     w[4 + j] = high_nibbles(both);
   }
 }
-static inline void read_bits(const uint8_t* plane, int64_t next, Bytes w[8]) {
-  Bytes bits = load_pieces(plane, next);
+static inline void read_bits(const uint8_t* plane, Bytes w[8]) {
+  Bytes bits = load_register(plane);
   w[0] = either(w[0], take_bit<0, 4>(bits));
   w[1] = either(w[1], take_bit<1, 4>(bits));
   w[2] = either(w[2], take_bit<2, 4>(bits));
@@ -46,9 +48,9 @@ static inline void read_bits(const uint8_t* plane, int64_t next, Bytes w[8]) {
   w[6] = either(w[6], take_bit<6, 4>(bits));
   w[7] = either(w[7], take_bit<7, 4>(bits));
 }
-static inline void read_pairs(const uint8_t* plane, int64_t next, Bytes w[8]) {
+static inline void read_pairs(const uint8_t* plane, Bytes w[8]) {
   for (int p = 0; p < 2; ++p) {
-    Bytes pairs = load_pieces(plane + 32 * p, next);
+    Bytes pairs = load_register(plane + planes<W>::register_bytes * p);
     w[4 * p + 0] = either(w[4 * p + 0], take_pair<0>(pairs));
     w[4 * p + 1] = either(w[4 * p + 1], take_pair<2>(pairs));
     w[4 * p + 2] = either(w[4 * p + 2], take_pair<4>(pairs));
@@ -58,46 +60,46 @@ static inline void read_pairs(const uint8_t* plane, int64_t next, Bytes w[8]) {
 
 struct UnpackQ4_0 : Block<false, false> {
   static constexpr int largest = 15, shift = 3;
-  static constexpr int64_t bytes = q4_0::piece;
-  void read(const uint8_t* group, int64_t next, int64_t blocks, int64_t b) {
-    read_nibbles(group + q4_0::piece * b, next, w);
-    scale[0] = load_halves(group + q4_0::scales(blocks) + 16 * b, next);
+  static constexpr int64_t bytes = q4_0<W>::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    read_nibbles(group + q4_0<W>::piece * b, w);
+    scale[0] = load_halves(group + q4_0<W>::scales(blocks) + q4_0<W>::scale * b);
   }
 };
 
 struct UnpackQ5_0 : Block<false, false> {
   static constexpr int largest = 31, shift = 4;
-  static constexpr int64_t bytes = q5_0::piece;
-  void read(const uint8_t* group, int64_t next, int64_t blocks, int64_t b) {
-    read_nibbles(group + q5_0::piece * b, next, w);
-    read_bits(group + q5_0::piece * b + 128, next, w);
-    scale[0] = load_halves(group + q5_0::scales(blocks) + 16 * b, next);
+  static constexpr int64_t bytes = q5_0<W>::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    read_nibbles(group + q5_0<W>::piece * b, w);
+    read_bits(group + q5_0<W>::piece * b + planes<W>::after_nibbles, w);
+    scale[0] = load_halves(group + q5_0<W>::scales(blocks) + q5_0<W>::scale * b);
   }
 };
 
 template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
   static constexpr int largest = FIVE ? 31 : 15, shift = -1;
   static constexpr int64_t bytes = K::piece;
-  void read(const uint8_t* group, int64_t next, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t, int64_t b) {
     const uint8_t* super = group + K::super * (b / 8);
     const int64_t j = b % 8;
-    scale[0] = mul(load_halves(super, next), load_unsigned(super + 32 + 16 * j, next));
-    min[0] = sub(spread(0.0f), mul(load_halves(super + 16, next), load_unsigned(super + 40 + 16 * j, next)));
-    read_nibbles(super + k_header + K::piece * j, next, w);
-    if constexpr (FIVE) read_bits(super + k_header + K::piece * j + 128, next, w);
+    scale[0] = mul(load_halves(super), load_unsigned(super + K::blocks + K::block * j));
+    min[0] = sub(spread(0.0f), mul(load_halves(super + K::dmin), load_unsigned(super + K::blocks + K::block * j + K::min)));
+    read_nibbles(super + K::header + K::piece * j, w);
+    if constexpr (FIVE) read_bits(super + K::header + K::piece * j + planes<W>::after_nibbles, w);
   }
 };
 
 struct UnpackQ6_K : Block<true, false> {
   static constexpr int largest = 63, shift = 5;
-  static constexpr int64_t bytes = q6_k::piece;
-  void read(const uint8_t* group, int64_t next, int64_t, int64_t b) {
-    const uint8_t* super = group + q6_k::super * (b / 8);
+  static constexpr int64_t bytes = q6_k<W>::piece;
+  void read(const uint8_t* group, int64_t, int64_t b) {
+    const uint8_t* super = group + q6_k<W>::super * (b / 8);
     const int64_t j = b % 8;
-    Floats d = load_halves(super, next);
-    for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_signed(super + 16 + 8 * (2 * j + half), next));
-    read_nibbles(super + q6_k::header + q6_k::piece * j, next, w);
-    read_pairs(super + q6_k::header + q6_k::piece * j + 128, next, w);
+    Floats d = load_halves(super);
+    for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_signed(super + q6_k<W>::scales + q6_k<W>::scale * (2 * j + half)));
+    read_nibbles(super + q6_k<W>::header + q6_k<W>::piece * j, w);
+    read_pairs(super + q6_k<W>::header + q6_k<W>::piece * j + planes<W>::after_nibbles, w);
   }
 };
 
@@ -105,15 +107,15 @@ struct UnpackQ6_K : Block<true, false> {
 template <bool HALVES, bool MINS> struct UnpackFile : Block<HALVES, MINS> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   void read(const Matrix& m, int64_t first_row, int64_t b) {
-    uint8_t bytes[8][32 * groups_at_once] = {};
-    float scales[2][8 * groups_at_once] = {}, mins[2][8 * groups_at_once] = {};
-    for (int r = 0; r < 8 * groups_at_once && first_row + r < m.rows; ++r) {
+    uint8_t bytes[8][4 * group_rows] = {};
+    float scales[2][group_rows] = {}, mins[2][group_rows] = {};
+    for (int r = 0; r < group_rows && first_row + r < m.rows; ++r) {
       formats::Unpacked u;
       m.type->unpack(m.source + (first_row + r) * m.row_bytes, b, u);
       for (int i = 0; i < 8; ++i) __builtin_memcpy(bytes[i] + 4 * r, u.q + 4 * i, 4);
       for (int half = 0; half < 2; ++half) scales[half][r] = u.scale[half], mins[half][r] = u.min[half];
     }
-    for (int i = 0; i < 8; ++i) this->w[i] = as_preferred(load_pieces(bytes[i], 32));
+    for (int i = 0; i < 8; ++i) this->w[i] = as_preferred(load_register(bytes[i]));
     for (int half = 0; half < (HALVES ? 2 : 1); ++half) {
       this->scale[half] = load_floats(scales[half]);
       if (MINS) this->min[half] = load_floats(mins[half]);
@@ -148,9 +150,8 @@ template <class T> static inline Floats add_block(const T& t, const Rows& x, int
 }
 
 constexpr int64_t tile_rows = 64;                // of activations, so that their blocks stay in the first two cache levels
-constexpr int64_t at_once = 8 * groups_at_once;  // weight rows
 
-// Rows first..last-1 against the groups that `read` unpacks; results: at_once floats a row.
+// Rows first..last-1 against the groups that `read` unpacks; results: group_rows floats a row.
 template <class T, class Read> static inline void product(const Rows& x, int64_t first, int64_t last, Read read, float* result) {
   const int64_t blocks = x.columns / 32;
   if (last - first == 1) {                       // the sum stays in a register
@@ -163,95 +164,83 @@ template <class T, class Read> static inline void product(const Rows& x, int64_t
     store(result, acc);
     return;
   }
-  for (int64_t r = first; r < last; ++r) store(result + at_once * (r - first), spread(0.0f));
+  for (int64_t r = first; r < last; ++r) store(result + group_rows * (r - first), spread(0.0f));
   for (int64_t b = 0; b < blocks; ++b) {
     T t;
     read(t, b);
-    for (int64_t r = first; r < last; ++r) store(result + at_once * (r - first), add_block(t, x, r, b, load_floats(result + at_once * (r - first))));
+    for (int64_t r = first; r < last; ++r) store(result + group_rows * (r - first), add_block(t, x, r, b, load_floats(result + group_rows * (r - first))));
   }
 }
 
 // Lanes first .. first + count - 1 of each row's results.
 static inline void write_results(const float* result, int64_t rows, float* y, int64_t y_stride, int64_t count) {
   for (int64_t r = 0; r < rows; ++r) {
-    if (count >= at_once) store(y + r * y_stride, load_floats(result + at_once * r));
-    else __builtin_memcpy(y + r * y_stride, result + at_once * r, static_cast<size_t>(count) * 4);
+    if (count >= group_rows) store(y + r * y_stride, load_floats(result + group_rows * r));
+    else __builtin_memcpy(y + r * y_stride, result + group_rows * r, static_cast<size_t>(count) * 4);
   }
 }
 
 template <class T> static void matmul_packed(const MatmulCall& c) {
   const Matrix& m = *c.weight;
   const int64_t blocks = m.columns / 32;
-  alignas(64) float result[tile_rows * at_once];
+  alignas(64) float result[tile_rows * group_rows];
   // A slab of groups stays in the second cache level while the tiles of rows pass over it.
   int64_t slab = c.last - c.first;
-  if (c.rows.count > tile_rows) {
-    slab = (192 << 10) / m.group_bytes / groups_at_once * groups_at_once;
-    if (slab < groups_at_once) slab = groups_at_once;
-  }
+  if (c.rows.count > tile_rows) slab = (192 << 10) / m.group_bytes > 0 ? (192 << 10) / m.group_bytes : 1;
   for (int64_t s = c.first; s < c.last; s += slab)
     for (int64_t tile = 0; tile < c.rows.count; tile += tile_rows) {
-      const int64_t end = tile + tile_rows < c.rows.count ? tile + tile_rows : c.rows.count;
-      const int64_t until = s + slab < c.last ? s + slab : c.last;
-      for (int64_t g = s; g < until; g += groups_at_once) {
+      const int64_t end = tile + tile_rows < c.rows.count ? tile + tile_rows : c.rows.count, until = s + slab < c.last ? s + slab : c.last;
+      for (int64_t g = s; g < until; ++g) {
         const uint8_t* group = m.packed + g * m.group_bytes;
-        const bool pair = groups_at_once == 2 && g + 1 < until;
-        const int64_t next = pair ? m.group_bytes : 0;           // a last group without a partner stands in for it
         product<T>(c.rows, tile, end, [&](T& t, int64_t b) {
           // With several rows the arithmetic of a block outlasts the out-of-order window, so memory must be asked ahead of it.
           if (end - tile > 1)
-            for (int64_t p = 0; p < T::bytes; p += 64) {
-              prefetch(group + T::bytes * b + 4096 + p);
-              if (pair) prefetch(group + next + T::bytes * b + 4096 + p);
-            }
-          t.read(group, next, blocks, b);
+            for (int64_t p = 0; p < T::bytes; p += 64) prefetch(group + T::bytes * b + 4096 + p);
+          t.read(group, blocks, b);
         }, result);
-        const int64_t rest = m.rows - 8 * g;
-        write_results(result, end - tile, c.y + tile * c.y_stride + 8 * (g - c.first), c.y_stride, pair || groups_at_once == 1 ? rest : (rest < 8 ? rest : 8));
+        write_results(result, end - tile, c.y + tile * c.y_stride + group_rows * (g - c.first), c.y_stride, m.rows - group_rows * g);
       }
     }
 }
 
 template <bool HALVES, bool MINS> static void matmul_file(const MatmulCall& c) {
   using T = UnpackFile<HALVES, MINS>;
-  alignas(64) float result[tile_rows * at_once];
-  for (int64_t g = c.first; g < c.last; g += groups_at_once)
+  alignas(64) float result[tile_rows * group_rows];
+  for (int64_t g = c.first; g < c.last; ++g)
     for (int64_t tile = 0; tile < c.rows.count; tile += tile_rows) {
       const int64_t end = tile + tile_rows < c.rows.count ? tile + tile_rows : c.rows.count;
-      product<T>(c.rows, tile, end, [&](T& t, int64_t b) { t.read(*c.weight, 8 * g, b); }, result);
-      const int64_t rest = c.weight->rows - 8 * g, mine = 8 * (c.last - g);
-      write_results(result, end - tile, c.y + tile * c.y_stride + 8 * (g - c.first), c.y_stride, rest < mine ? rest : mine);
+      product<T>(c.rows, tile, end, [&](T& t, int64_t b) { t.read(*c.weight, group_rows * g, b); }, result);
+      write_results(result, end - tile, c.y + tile * c.y_stride + group_rows * (g - c.first), c.y_stride, c.weight->rows - group_rows * g);
     }
 }
 
-struct LoadF32 { static constexpr int64_t bytes = 4; static inline f32x8 at(const uint8_t* p) { return load(reinterpret_cast<const float*>(p)); } };
-struct LoadF16 { static constexpr int64_t bytes = 2; static inline f32x8 at(const uint8_t* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); } };
-struct LoadBF16 { static constexpr int64_t bytes = 2; static inline f32x8 at(const uint8_t* p) { return load_bf16(reinterpret_cast<const uint16_t*>(p)); } };
+struct LoadF32 { static constexpr int64_t bytes = 4; static inline Floats at(const uint8_t* p) { return load_floats(reinterpret_cast<const float*>(p)); } };
+struct LoadF16 { static constexpr int64_t bytes = 2; static inline Floats at(const uint8_t* p) { return load_halves(p); } };
+struct LoadBF16 { static constexpr int64_t bytes = 2; static inline Floats at(const uint8_t* p) { return load_brains(p); } };
 
 // GROUPS x ROWS chains at once hide the latency of fma; which chains run together changes no bit of them.
 template <class L, int GROUPS, int ROWS> static inline void float_tile(const MatmulCall& c, int64_t g, int64_t row) {
   const Matrix& m = *c.weight;
-  f32x8 acc[GROUPS][ROWS];
-  for (auto& group : acc) for (f32x8& a : group) a = broadcast(0.0f);
+  Floats acc[GROUPS][ROWS];
+  for (auto& group : acc) for (Floats& a : group) a = spread(0.0f);
   const uint8_t* w = m.packed + g * m.group_bytes;
   const float* x = c.rows.x + row * c.rows.columns;
   for (int64_t k = 0; k < m.columns; ++k) {
-    f32x8 wk[GROUPS];
+    Floats wk[GROUPS];
 #pragma GCC unroll 4
-    for (int i = 0; i < GROUPS; ++i) wk[i] = L::at(w + i * m.group_bytes + 8 * L::bytes * k);
+    for (int i = 0; i < GROUPS; ++i) wk[i] = L::at(w + i * m.group_bytes + group_rows * L::bytes * k);
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
-      f32x8 xk = broadcast(x[r * c.rows.columns + k]);
+      const Floats xk = spread(x[r * c.rows.columns + k]);
 #pragma GCC unroll 4
       for (int i = 0; i < GROUPS; ++i) acc[i][r] = fma(wk[i], xk, acc[i][r]);
     }
   }
   for (int i = 0; i < GROUPS; ++i)
     for (int r = 0; r < ROWS; ++r) {
-      float result[8];
+      float result[group_rows];
       store(result, acc[i][r]);
-      const int64_t rest = m.rows - 8 * (g + i);
-      __builtin_memcpy(c.y + (row + r) * c.y_stride + 8 * (g + i - c.first), result, rest < 8 ? static_cast<size_t>(rest) * 4 : 32);
+      write_results(result, 1, c.y + (row + r) * c.y_stride + group_rows * (g + i - c.first), c.y_stride, m.rows - group_rows * (g + i));
     }
 }
 
@@ -270,7 +259,7 @@ template <class L> static void matmul_float(const MatmulCall& c) {
 
 static void matmul(const MatmulCall& c) {
   const Matrix& m = *c.weight;
-  if (!m.layout) {
+  if (!m.packed) {
     auto* run = m.type->half_scales ? (m.type->has_min ? matmul_file<true, true> : matmul_file<true, false>)
                                     : (m.type->has_min ? matmul_file<false, true> : matmul_file<false, false>);
     return run(c);
@@ -282,8 +271,8 @@ static void matmul(const MatmulCall& c) {
     case 2: return matmul_packed<UnpackQ4_0>(c);
     case 6: return matmul_packed<UnpackQ5_0>(c);
     case 8: return matmul_packed<UnpackQ8_0>(c);
-    case 12: return matmul_packed<UnpackQ45_K<q4_k, false>>(c);
-    case 13: return matmul_packed<UnpackQ45_K<q5_k, true>>(c);
+    case 12: return matmul_packed<UnpackQ45_K<q4_k<W>, false>>(c);
+    case 13: return matmul_packed<UnpackQ45_K<q5_k<W>, true>>(c);
     case 14: return matmul_packed<UnpackQ6_K>(c);
   }
 }
