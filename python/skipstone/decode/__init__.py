@@ -1,0 +1,1 @@
+"""Decoding: sessions, the loop of drafting and verifying, its draft length and its figures."""

@@ -1,0 +1,205 @@
+"""How many tokens to draft: the length that writes most tokens a second on this machine, 0 included.
+
+With A_j the chance that the first j drafts are all right, a cycle of k drafts writes 1 + A_1 + ... + A_k tokens and takes the time
+of drafting k and of a pass over k + 1 rows. Both are measured while decoding: times as medians by number of rows and by context,
+acceptance by position over about the last fifty cycles. Lengths that were never tried are estimated on the hopeful side, so that
+they are tried where they might pay. The text does not depend on any of it.
+"""
+from __future__ import annotations
+
+import statistics
+from collections import deque
+
+from .options import MOST_DRAFTS
+
+SLOPE = 0.1          # of a pass's time for each further row, before anything is measured
+DRAFT = 0.08         # of a one-row pass, for a draft
+HYSTERESIS = 1.03    # a change must promise more than this
+MEMORY = 0.98        # what a cycle's observation keeps of its weight in the next
+PRIOR = (4.0, 2.0)   # accepted and rejected drafts to start from
+
+
+class Times:
+    """Medians of measured seconds by count (rows of a pass, or drafts), over the last few measurements."""
+
+    def __init__(self) -> None:
+        self._samples: dict[int, deque[float]] = {}
+        self.table: dict[int, float] = {}
+
+    def add(self, count: int, seconds: float) -> None:
+        samples = self._samples.setdefault(count, deque(maxlen=9))
+        samples.append(seconds)
+        # Of few samples the least, since the first call of a kind pays for memory and cold caches.
+        self.table[count] = statistics.median(samples) if len(samples) > 2 else min(samples)
+
+    def samples(self, count: int) -> int:
+        return len(self._samples.get(count, ()))
+
+
+class Costs:
+    """Seconds of passes and of drafting, by context; shared by all texts of a model."""
+
+    def __init__(self) -> None:
+        self._passes: dict[int, Times] = {}
+        self._drafts: dict[int, Times] = {}
+
+    @staticmethod
+    def _bucket(context: int) -> int:
+        return max(9, context.bit_length())   # 0..511, then by doublings
+
+    def add(self, context: int, rows: int, pass_seconds: float, drafts: int = 0, draft_seconds: float | None = None) -> None:
+        """A pass over `rows` rows and, unless it is None, the time of drafting `drafts` before it."""
+        bucket = self._bucket(context)
+        self._passes.setdefault(bucket, Times()).add(rows, pass_seconds)
+        if drafts and draft_seconds is not None:
+            self._drafts.setdefault(bucket, Times()).add(drafts, draft_seconds)
+
+    def plain_samples(self, context: int) -> int:
+        times = self._passes.get(self._bucket(context))
+        return times.samples(1) if times else 0
+
+    def _nearest(self, tables: dict[int, Times], context: int) -> dict[int, float]:
+        """The table of the context's bucket, completed from the nearest other buckets."""
+        bucket = self._bucket(context)
+        merged: dict[int, float] = {}
+        for other in sorted(tables, key=lambda b: (-abs(b - bucket), b)):
+            merged.update(tables[other].table)
+        return merged
+
+    def passes(self, context: int) -> list[float]:
+        """Estimated seconds of passes over 1 .. MOST_DRAFTS + 1 rows; relative ones before anything is measured."""
+        known = self._nearest(self._passes, context)
+        return [_pass_time(known, rows) for rows in range(1, MOST_DRAFTS + 2)]
+
+    def drafting(self, context: int, plain: float) -> list[float]:
+        """Estimated seconds of drafting 0 .. MOST_DRAFTS tokens; plain: those of a one-row pass."""
+        known = self._nearest(self._drafts, context)
+        return [0.0] + [_draft_time(known, drafts, plain) for drafts in range(1, MOST_DRAFTS + 1)]
+
+
+def _pass_time(known: dict[int, float], rows: int) -> float:
+    if not known:
+        return 1 + SLOPE * (rows - 1)
+    if rows in known:
+        return known[rows]
+    fewer, more = max((r for r in known if r < rows), default=None), min((r for r in known if r > rows), default=None)
+    if fewer is not None and more is not None:
+        return known[fewer] + (known[more] - known[fewer]) * (rows - fewer) / (more - fewer)
+    nearest = fewer if fewer is not None else more
+    assert nearest is not None
+    return known[nearest] * (1 + SLOPE * (rows - 1)) / (1 + SLOPE * (nearest - 1))
+
+
+def _draft_time(known: dict[int, float], drafts: int, plain: float) -> float:
+    if not known:
+        return DRAFT * plain * drafts
+    if drafts in known:
+        return known[drafts]
+    fewer, more = max((d for d in known if d < drafts), default=None), min((d for d in known if d > drafts), default=None)
+    if more is None:
+        assert fewer is not None
+        return known[fewer] * drafts / fewer
+    low = (fewer, known[fewer]) if fewer is not None else (0, 0.0)
+    return low[1] + (known[more] - low[1]) * (drafts - low[0]) / (more - low[0])
+
+
+class Acceptance:
+    """The chance that draft i is right, given that those before it were: an average that forgets, around a start.
+
+    start: the acceptance to begin with and to shrink towards where little was seen; None: PRIOR.
+    """
+
+    def __init__(self, start: Acceptance | None = None, memory: float = MEMORY) -> None:
+        self._memory = memory
+        self._right = [0.0] * MOST_DRAFTS
+        self._seen = [0.0] * MOST_DRAFTS
+        self._start = start.rates() if start else None
+
+    def observe(self, drafted: int, accepted: int) -> None:
+        """Positions behind the first wrong draft were not seen; they are not counted as wrong."""
+        for position in range(min(drafted, accepted + 1)):
+            self._right[position] = self._right[position] * self._memory + (position < accepted)
+            self._seen[position] = self._seen[position] * self._memory + 1
+
+    def rates(self) -> list[float]:
+        rates: list[float] = []
+        weight = sum(PRIOR)
+        for position in range(MOST_DRAFTS):
+            if self._start:
+                prior = self._start[position]
+            else:
+                prior = rates[-1] if rates else PRIOR[0] / weight
+            rates.append((self._right[position] + weight * prior) / (self._seen[position] + weight))
+        return rates
+
+
+class FixedLength:
+    """Always as many drafts as asked for."""
+
+    def __init__(self, drafts: int) -> None:
+        self._drafts = drafts
+
+    def next(self, context: int, most: int) -> int:
+        """How many tokens to draft after `context` tokens, at most `most`."""
+        return min(self._drafts, most)
+
+    def record(self, context: int, drafted: int, accepted: int, pass_seconds: float, draft_seconds: float | None) -> None:
+        """What the cycle cost and brought. draft_seconds: None where drafting had unusual work to do."""
+
+
+class AutoLength:
+    """The length that promises most tokens a second; see the top of the file.
+
+    costs, acceptance: the model's, over all its texts; this text's own acceptance starts from there. Nothing that promises less
+    than plain decoding is kept for long, and what is not used is looked at again, seldom: plain passes a few times at first, then
+    every 256 cycles; drafting, while it does not pay, every 32 cycles, then 64, up to 256, until two drafts were wrong.
+    """
+
+    _SETTLED, _EVERY = 16, 4   # after so many cycles the choice is made anew only every few, as it takes some microseconds
+
+    def __init__(self, costs: Costs, acceptance: Acceptance) -> None:
+        self._costs = costs
+        self._everywhere = acceptance
+        self._acceptance = Acceptance(acceptance)
+        self._current: int | None = None
+        self._since_plain = 0      # cycles that drafted, since one that did not
+        self._without = 0          # cycles since the last probe of drafting
+        self._probe_every = 32
+        self._probing = 0          # wrong drafts left of a probe
+        self._cycles = 0
+
+    def next(self, context: int, most: int) -> int:
+        if self._current is None or self._cycles < self._SETTLED or self._cycles % self._EVERY == 0:
+            self._current = self._best(context)
+        if self._current > 0:
+            self._probe_every, self._without, self._probing = 32, 0, 0
+            known = self._costs.plain_samples(context)
+            if self._since_plain >= (1 if known == 0 else 8 if known < 3 else 256):
+                return 0
+            return min(self._current, most)
+        if self._probing == 0 and self._without >= self._probe_every:
+            self._probing, self._without, self._probe_every = 2, 0, min(256, 2 * self._probe_every)
+        return min(1 if self._probing else 0, most)
+
+    def _best(self, context: int) -> int:
+        passes = self._costs.passes(context)
+        drafting = self._costs.drafting(context, passes[0])
+        speeds = []
+        tokens = reached = 1.0
+        for drafts, rate in enumerate([1.0, *self._acceptance.rates()]):
+            reached *= rate
+            tokens += reached if drafts else 0.0
+            speeds.append(tokens / (passes[drafts] + drafting[drafts]))
+        best = max(range(len(speeds)), key=speeds.__getitem__)
+        keep = self._current is not None and best > 0 and speeds[best] <= HYSTERESIS * speeds[self._current]
+        return self._current if keep and self._current is not None else best
+
+    def record(self, context: int, drafted: int, accepted: int, pass_seconds: float, draft_seconds: float | None) -> None:
+        self._costs.add(context, drafted + 1, pass_seconds, drafted, draft_seconds)
+        for acceptance in (self._acceptance, self._everywhere):
+            acceptance.observe(drafted, accepted)
+        self._cycles += 1
+        self._since_plain = self._since_plain + 1 if drafted else 0
+        self._without += not drafted
+        if self._probing and drafted and not accepted:
+            self._probing -= 1

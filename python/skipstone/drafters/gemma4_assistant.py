@@ -1,0 +1,51 @@
+"""Gemma 4's assistant: four small layers that read the model's own caches.
+
+It has no cache of its own and nothing to catch up with: a chain starts from the model's hidden state at the newest token read,
+and all its steps stand at one position, that of the token chosen after it.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Gemma4AssistantDrafter:
+    """program: the assistant as a native Program that borrows the model's sequences; bytes: its weights."""
+
+    name = "gemma4_assistant"
+
+    def __init__(self, program: Any, threads: int, bytes: int) -> None:
+        self.program, self.threads, self.bytes = program, threads, bytes
+
+    def begin(self) -> Gemma4AssistantState:
+        return Gemma4AssistantState(self)
+
+
+class Gemma4AssistantState:
+    """The hidden state at one position: the newest observed."""
+
+    def __init__(self, drafter: Gemma4AssistantDrafter) -> None:
+        self._drafter = drafter
+        self._newest: tuple[int, np.ndarray] = (-1, np.empty((0, 0), np.float32))   # position, (1, width)
+
+    def observe(self, text: Sequence[int], start: int, hidden: np.ndarray) -> None:
+        if len(hidden):
+            self._newest = (start + len(hidden) - 1, hidden[-1:].copy())   # a copy: a view would keep the whole pass in memory
+
+    def missing(self, length: int) -> int | None:
+        return length - 1 if self._newest[0] != length - 1 else None
+
+    def behind(self, length: int) -> int:
+        return 1
+
+    def draft(self, text: Sequence[int], token: int, steps: int, sampler: Any, target: Any) -> list[int]:
+        if steps == 0:
+            return []
+        return list(self._drafter.program.chain(None, np.asarray([token], np.int32), self._newest[1], steps, borrow=target,
+                                                sampler=sampler, threads=self._drafter.threads))
+
+    def rollback(self, length: int) -> None:
+        if self._newest[0] >= length:
+            self._newest = (-1, self._newest[1])

@@ -1,0 +1,127 @@
+"""Qwen's multi-token-prediction head: one more layer, fed with the model's hidden state and the token after it.
+
+Its cache holds an entry for every pair (token at p + 1, hidden state at p) since the start of the text. The head then predicts
+the token at p + 2. Further drafts feed the head's own output back; their entries are dropped after the chain.
+
+Pairs wait until somebody drafts and then go in one batch with the first draft; so a text that is not drafted for a while costs
+little. Long waits are flushed 512 at a time, so that memory stays bounded.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+FLUSH = 512   # rows of a native pass
+
+
+class MtpDrafter:
+    """program: the head as a native Program; bytes: its weights, the shared output head included."""
+
+    name = "mtp"
+
+    def __init__(self, program: Any, kv_type: str, threads: int, bytes: int) -> None:
+        self.program, self.kv_type, self.threads, self.bytes = program, kv_type, threads, bytes
+
+    def begin(self) -> MtpState:
+        return MtpState(self)
+
+
+class MtpState:
+    """Pairs 0 .. _paired - 1 are in the head's cache; _waiting holds the hidden states of the positions that follow.
+
+    The newest pair in the cache may be tentative: its token was chosen, but not read when it was drafted after. _tentative keeps
+    that token and hidden state until the text shows whether it was right; in the decode loop it always is.
+    """
+
+    def __init__(self, drafter: MtpDrafter) -> None:
+        self._drafter = drafter
+        self._cache = drafter.program.sequence(drafter.kv_type)
+        self._paired = 0
+        self._waiting: list[np.ndarray] = []
+        self._tentative: tuple[int, np.ndarray] | None = None
+
+    @property
+    def _known(self) -> int:
+        return self._paired + sum(len(rows) for rows in self._waiting)
+
+    def observe(self, text: Sequence[int], start: int, hidden: np.ndarray) -> None:
+        self._settle()
+        fresh = hidden[self._known - start:] if start <= self._known else hidden[:0]
+        if len(fresh):
+            self._waiting.append(fresh)
+        if self._known - self._paired > FLUSH:
+            self._confirm(text)
+            self._flush(text)
+
+    def missing(self, length: int) -> int | None:
+        self._settle()
+        return self._known if self._known < length else None
+
+    def behind(self, length: int) -> int:
+        return length - self._paired
+
+    def draft(self, text: Sequence[int], token: int, steps: int, sampler: Any, target: Any) -> list[int]:
+        if steps == 0:
+            return []
+        self._confirm(text)
+        self._flush(text)
+        tokens = np.asarray([*text[self._paired + 1:], token], np.int32)
+        hidden = self._first(len(tokens))
+        drafts = self._drafter.program.chain(self._cache, tokens, hidden, steps, sampler=sampler, threads=self._drafter.threads)
+        self._paired, self._waiting, self._tentative = self._paired + len(tokens), [], (token, hidden[-1:].copy())
+        return list(drafts)
+
+    def rollback(self, length: int) -> None:
+        self._confirm(())
+        pairs = min(self._paired, max(0, length - 1))   # pair length - 1 holds the token at `length`
+        if pairs < self._paired:
+            self._cache.rollback(pairs)
+            self._paired, self._waiting = self._cache.length, []
+        elif self._known > length:
+            self._waiting = [self._first(length - self._paired)]
+
+    def _settle(self) -> None:
+        """Where an interrupted call left the cache with more than was counted, that goes; with less, the rest is missing."""
+        if self._cache.length != self._paired and not (self._cache.length > self._paired and self._cache.rollback(self._paired)):
+            self._paired, self._waiting, self._tentative = self._cache.length, [], None
+
+    def _confirm(self, text: Sequence[int]) -> None:
+        """Keeps a tentative pair where the text has its token; elsewhere its hidden state waits again."""
+        self._settle()
+        if self._tentative is None:
+            return
+        (token, hidden), pair = self._tentative, self._paired - 1
+        if not (len(text) > pair + 1 and text[pair + 1] == token):
+            whole = self._cache.rollback(pair)
+            self._paired, self._waiting = self._cache.length, [hidden, *self._waiting] if whole else []
+        self._tentative = None
+
+    def _flush(self, text: Sequence[int]) -> None:
+        """Appends waiting pairs whose tokens are known, until one batch with the next draft can take the rest."""
+        while len(text) - self._paired > FLUSH:
+            rows = min(FLUSH, self._known - self._paired, len(text) - 1 - self._paired)
+            if not rows:
+                return
+            tokens = np.asarray(text[self._paired + 1:self._paired + 1 + rows], np.int32)
+            self._drafter.program.run([(self._cache, tokens)], hidden=self._first(rows), want="none", threads=self._drafter.threads)
+            self._paired, self._waiting = self._paired + rows, self._after(rows)
+
+    def _first(self, rows: int) -> np.ndarray:
+        """The first hidden states that wait, (rows, width)."""
+        taken: list[np.ndarray] = []
+        for block in self._waiting:
+            if rows:
+                taken.append(block[:rows])
+                rows -= len(taken[-1])
+        return taken[0] if len(taken) == 1 else np.concatenate(taken)
+
+    def _after(self, rows: int) -> list[np.ndarray]:
+        """What waits behind the first `rows`."""
+        left = []
+        for block in self._waiting:
+            if rows < len(block):
+                left.append(block[rows:])
+            rows = max(0, rows - len(block))
+        return left

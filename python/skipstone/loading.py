@@ -1,0 +1,135 @@
+"""From a path to a Model: file, network, tokenizer, drafter."""
+from __future__ import annotations
+
+import os
+import platform
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from . import _native
+from .decode.options import integer
+from .drafters.gemma4_assistant import Gemma4AssistantDrafter
+from .drafters.mtp import MtpDrafter
+from .errors import ArgumentError, DeviceError, FileError
+from .files import open_model
+from .model import Model
+from .models import build_drafter, build_network
+from .text.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from .drafters.base import Drafter
+    from .files import ModelFile
+    from .models import DrafterNetwork, Network
+
+KV_TYPES = ("f16", "bf16", "f32")
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that can run models. name: what load takes as device; isas: instruction sets that run here, the best last."""
+
+    name: str
+    description: str
+    isa: str
+    isas: tuple[str, ...]
+    threads: int
+
+
+def devices() -> list[Device]:
+    """What this machine can run models on."""
+    return [Device("cpu", _processor(), _native.isa(), tuple(_native.isas()), int(_native.default_threads()))]
+
+
+def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.PathLike[str] = "auto", device: str = "auto",
+         threads: int | None = None, kv_type: str = "f16", context: int | None = None) -> Model:
+    """Opens a model: a .gguf file (or the first of several), or a folder with config.json and safetensors.
+
+    draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
+              a path: that drafter, which must fit; False: none
+    device    "auto" or "cpu"
+    threads   None: as many as there are usable cores
+    kv_type   what keys and values are kept in: "f16", "bf16" or "f32"
+    context   most tokens of a text; None: what the model was trained for
+
+    FileError for what is wrong with a file (ModelError: a model that cannot be run), ArgumentError, DeviceError.
+    """
+    if device not in ("auto", "cpu"):
+        raise DeviceError(f"device: {device!r}; available: {', '.join(d.name for d in devices())}. Use device='auto'")
+    if kv_type not in KV_TYPES:
+        raise ArgumentError(f"kv_type: {kv_type!r}; expected one of {', '.join(KV_TYPES)}")
+    threads = int(_native.default_threads()) if threads is None else integer("threads", threads, 1, 1024)
+    if not (draft == "auto" or draft is False or isinstance(draft, str | os.PathLike)):
+        raise ArgumentError(f"draft: {draft!r}; expected 'auto', a path or False")
+
+    file = open_model(path)
+    network = build_network(file)
+    if context is None:
+        context = network.context_length
+    else:
+        context = integer("context", context, 1, None)
+        if context > network.context_length:
+            raise ArgumentError(f"context: {context}; {file.path.name} was made for {network.context_length} tokens at most")
+    drafter = None
+    if draft == "auto":
+        drafter = _drafter(build_drafter(network, file), threads, kv_type) or _companion(file, network, threads, kv_type)
+    elif draft is not False:
+        drafter = _drafter(build_drafter(network, file, open_model(draft)), threads, kv_type)
+    config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
+    return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
+                 context_length=context, tokenizer=load_tokenizer(file), drafter=drafter, device="cpu", threads=threads, kv_type=kv_type)
+
+
+def _drafter(made: DrafterNetwork | None, threads: int, kv_type: str) -> Drafter | None:
+    if made is None:
+        return None
+    if made.kind == "mtp":
+        return MtpDrafter(made.program, kv_type, threads, made.bytes_per_row)
+    return Gemma4AssistantDrafter(made.program, threads, made.bytes_per_row)
+
+
+def _companion(file: ModelFile, network: Network, threads: int, kv_type: str) -> Drafter | None:
+    """The drafter beside the model, if there is one that fits. One that does not is reported and left alone."""
+    for candidate in companions(file.path):
+        try:
+            return _drafter(build_drafter(network, file, open_model(candidate)), threads, kv_type)
+        except FileError as error:
+            warnings.warn(f"{candidate.name} beside {file.path.name} looks like its drafter, but does not fit: {error}. "
+                          "Decoding goes on without it; draft=False or draft=PATH says what is wanted", stacklevel=3)
+    return None
+
+
+# Endings of file names that say how the weights are stored.
+_QUANTIZATION = re.compile(r"[-._](?:(?:ud|i1|qat)[-._])?(?:i?q\d\w*|tq\d\w*|bf16|f16|f32|mxfp4\w*|nvfp4\w*)$", re.IGNORECASE)
+
+
+def companions(path: Path) -> list[Path]:
+    """Files or folders beside `path` whose names make them its drafter: NAME-assistant, NAME-mtp and mtp-NAME, where the endings
+    that tell the quantization need not be the same. Those with path's own ending come first, then by name."""
+    folder = path.is_dir()
+    name = path.name if folder else re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
+    plain = name if folder else _QUANTIZATION.sub("", name)
+    ending = name[len(plain):].lower()
+    wanted = {f"{plain}-assistant".lower(), f"{plain}-mtp".lower(), f"mtp-{plain}".lower()}
+    found = []
+    for other in path.parent.iterdir() if path.parent.is_dir() else ():
+        if other == path or other.is_dir() != folder or not (folder or other.suffix.lower() == ".gguf"):
+            continue
+        stem = other.name if folder else re.sub(r"-00001-of-\d{5}$", "", other.stem)
+        base = stem if folder else _QUANTIZATION.sub("", stem)
+        if base.lower() in wanted:
+            found.append((stem[len(base):].lower() != ending, other.name, other))
+    return [other for _, _, other in sorted(found, key=lambda f: f[:2])]
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,241 @@
+"""Gemma 4, dense (31B, 12B and the like): sliding-window and global layers with different heads, sandwich norms, a scale on each layer's output.
+
+What sets it apart: v has a norm without weight, the attention scale is 1, norms multiply by their weight as stored, global layers may use the raw key
+projection as values, and only the first quarter of a global head's pairs turn ("proportional" rotary). config.json's defaults are traps; see `read`.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ModelError
+from .blocks import HEAD, TABLE, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies
+from .builder import LARGEST_HEAD, Builder, Rows
+from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
+from .network import MakeProgram, Network, bytes_per_row, make_program, title
+from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm, vector
+
+if TYPE_CHECKING:
+    from ..files import ModelFile
+
+GGUF = ("gemma4",)
+CONFIG = ("gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text")
+CLASSES = ("Gemma4ForConditionalGeneration", "Gemma4ForCausalLM", "Gemma4UnifiedForConditionalGeneration", "Gemma4UnifiedForCausalLM")
+
+
+@dataclass(frozen=True)
+class Gemma4:
+    layers: int
+    sliding: tuple[bool, ...]
+    hidden: int
+    heads: tuple[int, ...]                                   # a layer each, like the next three
+    kv_heads: tuple[int, ...]
+    head: tuple[int, ...]
+    ffn: tuple[int, ...]
+    keys_are_values: tuple[bool, ...]
+    window: int
+    vocabulary: int
+    context: int
+    eps: float
+    theta: float
+    theta_sliding: float
+    partial: float                                           # share of a global head's pairs that turn
+    softcap: float
+    tied: bool
+
+    @classmethod
+    def read(cls, keys: Keys) -> Gemma4:
+        layers = keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS)
+        sliding = sliding_layers(keys, layers)
+        heads = keys.integers("attention.head_count", "num_attention_heads", layers, most=MOST_HEADS)
+        kv_heads, head = cache_shapes(keys, layers, sliding)
+        full = "rope_parameters.full_attention."
+        p = cls(
+            #                           GGUF                                 config.json
+            layers=layers,
+            sliding=sliding,
+            hidden=keys.integer("embedding_length", "hidden_size"),
+            heads=heads,
+            kv_heads=kv_heads,
+            head=head,
+            ffn=keys.integers("feed_forward_length", "intermediate_size", layers, most=1 << 24),
+            keys_are_values=tuple(not s and keys_as_values(keys, i) for i, s in enumerate(sliding)),
+            window=keys.integer("attention.sliding_window", "sliding_window", most=LONGEST),
+            vocabulary=keys.vocabulary(),
+            context=keys.integer("context_length", "max_position_embeddings", most=LONGEST),
+            eps=keys.number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-12, 0.1),
+            theta=keys.number("rope.freq_base", full + "rope_theta", 1.0, 1e12, default=1e6),
+            theta_sliding=keys.number("rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", 1.0, 1e12, default=1e4),
+            partial=keys.number(None, full + "partial_rotary_factor", 0.0, 1.0, default=0.25),
+            softcap=keys.number("final_logit_softcapping", "final_logit_softcapping", 0.0, 1e6, default=0.0),
+            tied=is_tied(keys),
+        )
+        p.check(keys)
+        return p
+
+    def check(self, keys: Keys) -> None:
+        for i in range(self.layers):
+            if self.heads[i] % self.kv_heads[i]:
+                keys.fail(keys.find("attention.head_count_kv", "num_key_value_heads")[0], self.kv_heads[i], f"a divisor of the {self.heads[i]} query heads in layer {i}")
+            if self.head[i] % 8:
+                keys.fail(keys.find("attention.key_length_swa", "head_dim")[0], self.head[i], "a multiple of 8")
+        for gguf, key_length in (("attention.value_length", "attention.key_length"), ("attention.value_length_swa", "attention.key_length_swa"),
+                                 ("rope.dimension_count", "attention.key_length"), ("rope.dimension_count_swa", "attention.key_length_swa")):
+            size = keys.integer(key_length, None, default=0)
+            if keys.gguf and keys.integer(gguf, None, default=size) != size:
+                keys.fail(keys.find(gguf, None)[0], keys.find(gguf, None)[1], f"{size}, as {key_length}")
+        require_activation(keys, "hidden_activation", "tanh-approximated gelu", ("gelu_pytorch_tanh",))
+        rope = keys.word(None, "rope_parameters.full_attention.rope_type", "proportional"), keys.word(None, "rope_parameters.sliding_attention.rope_type", "default")
+        scaling = keys.word("rope.scaling.type", None, "none")
+        if rope != ("proportional", "default") or scaling != "none":
+            keys.refuse(f"rotary embeddings of type {rope[0] if scaling == 'none' else scaling!r}", "key rope.scaling.type" if keys.gguf else "key rope_parameters")
+        if keys.flag(None, "attention_bias", False):
+            keys.refuse("attention with biases", "key attention_bias")
+        if keys.find(None, "use_bidirectional_attention")[1] not in (None, False, "vision"):
+            keys.refuse("an embedding model with attention in both directions", "key use_bidirectional_attention")
+        for gguf, config in (("expert_count", "num_experts"),):
+            if keys.integer(gguf, config, 0, 1 << 16, default=0) or keys.flag(None, "enable_moe_block", False):
+                keys.refuse("a mixture of experts", f"key {keys.find(gguf, config)[0]}")
+        if keys.integer("embedding_length_per_layer_input", "hidden_size_per_layer_input", 0, default=0) or "per_layer_token_embd.weight" in keys.file.tensors \
+                or any(n.endswith("embed_tokens_per_layer.weight") for n in keys.file.tensors):
+            keys.refuse("per-layer embeddings", f"key {keys.find('embedding_length_per_layer_input', 'hidden_size_per_layer_input')[0]}")
+
+    def names(self) -> Iterator[Name]:
+        yield matrix(TABLE, "embed_tokens.weight", self.vocabulary, self.hidden)
+        yield norm("output_norm.weight", "norm.weight", self.hidden)
+        if not self.tied:
+            yield matrix(HEAD, "/lm_head.weight", self.vocabulary, self.hidden)
+        for i in range(self.layers):
+            yield from layer(i, self.query_names(i))
+            yield from layer(i, self.key_names(i))
+
+    def query_names(self, i: int) -> list[Name]:
+        """What layers of the model and of its assistant have alike."""
+        H, q = self.hidden, self.heads[i] * self.head[i]
+        return [
+            #      GGUF                     safetensors                          shape
+            norm("attn_norm.weight", "input_layernorm.weight", H),
+            matrix("attn_q.weight", "self_attn.q_proj.weight", q, H),
+            norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head[i]),
+            matrix("attn_output.weight", "self_attn.o_proj.weight", H, q),
+            norm("post_attention_norm.weight", "post_attention_layernorm.weight", H),
+            norm("ffn_norm.weight", "pre_feedforward_layernorm.weight", H),
+            *mlp_names(H, self.ffn[i]),
+            norm("post_ffw_norm.weight", "post_feedforward_layernorm.weight", H),
+            vector("layer_output_scale.weight", "layer_scalar", 1),
+        ]
+
+    def key_names(self, i: int) -> list[Name]:
+        kv = self.kv_heads[i] * self.head[i]
+        values = [] if self.keys_are_values[i] else [matrix("attn_v.weight", "self_attn.v_proj.weight", kv, self.hidden)]
+        return [matrix("attn_k.weight", "self_attn.k_proj.weight", kv, self.hidden), norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head[i]), *values]
+
+
+def decoder_layer(b: Builder, p: Gemma4, w: Layer, i: int, frequencies: np.ndarray, x: Rows) -> Rows:
+    """x (rows, hidden) -> (rows, hidden)"""
+    d = p.head[i]
+    h = b.rms_norm(x, w.attn_norm, p.eps)
+    if p.keys_are_values[i]:
+        q, k = b.matmul(h, w.attn_q, w.attn_k)
+        v = k                                                # raw: before k's norm weight and rotation
+    else:
+        q, k, v = b.matmul(h, w.attn_q, w.attn_k, w.attn_v)
+    q = b.rope(b.rms_norm(q, w.attn_q_norm, p.eps), d, frequencies)
+    k = b.rope(b.rms_norm(k, w.attn_k_norm, p.eps), d, frequencies)
+    v = b.rms_norm(v, None, p.eps, group=d)
+    o = b.attention(q, k, v, heads=p.heads[i], kv_heads=p.kv_heads[i], head=d, scale=1.0, window=p.window if p.sliding[i] else 0)
+    return after_attention(b, p, w, x, o)
+
+
+def after_attention(b: Builder, p: Gemma4, w: Layer, x: Rows, o: Rows) -> Rows:
+    x = b.add(x, b.rms_norm(b.matmul(o, w.attn_output), w.post_attention_norm, p.eps))
+    h = mlp(b, w, b.rms_norm(x, w.ffn_norm, p.eps), "gelu_tanh")
+    return b.add(x, b.rms_norm(h, w.post_ffw_norm, p.eps), scale=float(w.layer_output_scale[0]))
+
+
+def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+    keys = Keys(file)
+    p = Gemma4.read(keys)
+    shared = keys.integer("attention.shared_kv_layers", "num_kv_shared_layers", 0, default=0)
+    if shared:
+        keys.refuse(f"{shared} layers that share their keys and values", f"key {keys.find('attention.shared_kv_layers', 'num_kv_shared_layers')[0]}")
+    if keys.flag(None, "use_double_wide_mlp", False):
+        keys.refuse("feed-forward blocks of double width", "key use_double_wide_mlp")
+    weights = Weights(file, p.names(), make_weight)
+    no_more_layers(file, p.layers, "block_count" if keys.gguf else "num_hidden_layers")
+    b = Builder()
+    scale = float(np.sqrt(p.hidden))
+    frequencies = {sliding: frequencies_of(p, file, sliding) for sliding in set(p.sliding)}
+    x = b.embed(weights[TABLE], scale)
+    for i in range(p.layers):
+        x = decoder_layer(b, p, weights.layer(i), i, frequencies[p.sliding[i]], x)
+    h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
+    b.hidden(h)
+    b.head(h, head_weight(weights), p.softcap)
+    made, spec = make_program(file, b, program)
+    return Network(made, spec, "gemma4", title(file), file.architecture, p.hidden, p.vocabulary, p.context, bytes_per_row(spec), weights[TABLE], scale, head_weight(weights))
+
+
+def frequencies_of(p: Gemma4, file: ModelFile, sliding: bool) -> np.ndarray:
+    """Of sliding layers all pairs turn. Of global ones the first partial * head / 2, at exponents over the FULL head; GGUF says it by divisors, which
+    are huge for the pairs that rest."""
+    head = next(d for d, s in zip(p.head, p.sliding) if s == sliding)
+    if sliding:
+        return rope_frequencies(p.theta_sliding, head)
+    frequencies = rope_frequencies(p.theta, head)
+    if file.format == "gguf" and "rope_freqs.weight" in file.tensors:
+        divisors = Weights(file, [vector("rope_freqs.weight", "", head // 2)])["rope_freqs.weight"]
+        if not (divisors > 0).all():
+            raise ModelError(f"{file.name}: tensor rope_freqs.weight holds {divisors.min():g}; expected divisors above 0")
+        return np.where(divisors < 1e20, frequencies / divisors, np.float32(0))
+    frequencies[int(p.partial * head / 2):] = 0
+    return frequencies
+
+
+def sliding_layers(keys: Keys, layers: int) -> tuple[bool, ...]:
+    """Which layers have a window. Without a list five of six do, and config.json's last layer is global whatever it says."""
+    if keys.gguf:
+        listed = keys.flags("attention.sliding_window_pattern", None, layers)
+        if listed is None:
+            keys.fail(keys.find("attention.sliding_window_pattern", None)[0], keys.find("attention.sliding_window_pattern", None)[1], f"a list of {layers}, one a layer")
+        return listed
+    listed = keys.layer_types(layers, "sliding_attention", "full_attention")
+    types = listed if listed is not None else tuple((i + 1) % 6 != 0 for i in range(layers))
+    return (*types[:-1], False)
+
+
+def cache_shapes(keys: Keys, layers: int, sliding: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Key/value heads and head size of every layer. config.json says what global layers have by global_* keys or, re-saved, by per_layer_config."""
+    if keys.gguf:
+        of = {True: keys.integer("attention.key_length_swa", None, most=LARGEST_HEAD) if any(sliding) else 0, False: keys.integer("attention.key_length", None, most=LARGEST_HEAD)}
+        return keys.integers("attention.head_count_kv", None, layers, most=MOST_HEADS), tuple(of[s] for s in sliding)
+    kv_heads = [keys.integer(None, "num_key_value_heads", most=MOST_HEADS)] * layers
+    head = [keys.integer(None, "head_dim", most=LARGEST_HEAD)] * layers
+    own = keys.find(None, "per_layer_config")[1]
+    if own is not None:
+        overrides(keys, own, layers, kv_heads, head)
+        return tuple(kv_heads), tuple(head)
+    of_global = keys.integer(None, "global_head_dim", most=LARGEST_HEAD, default=512)
+    if keys.flag(None, "attention_k_eq_v", False):
+        kv_global = keys.integer(None, "num_global_key_value_heads", most=MOST_HEADS, default=kv_heads[0])
+        kv_heads = [n if s else kv_global for n, s in zip(kv_heads, sliding)]
+    return tuple(kv_heads), tuple(d if s else of_global for d, s in zip(head, sliding))
+
+
+def overrides(keys: Keys, own: Any, layers: int, kv_heads: list[int], head: list[int]) -> None:
+    if not isinstance(own, dict):
+        keys.fail("per_layer_config", own, "an object of layers")
+    for index, settings in own.items():
+        if not (isinstance(index, str) and index.isdecimal() and len(index) < 5 and int(index) < layers) or not isinstance(settings, dict):
+            keys.fail("per_layer_config", index, f"layer numbers below {layers}, each with an object")
+        at = f"per_layer_config.{index}."
+        head[int(index)] = keys.integer(None, at + "head_dim", most=LARGEST_HEAD, default=head[int(index)])
+        kv_heads[int(index)] = keys.integer(None, at + "num_key_value_heads", most=MOST_HEADS, default=kv_heads[int(index)])
+
+
+def keys_as_values(keys: Keys, i: int) -> bool:
+    """Whether global layer i has no value projection: in GGUF it is absent, config.json says so."""
+    return f"blk.{i}.attn_v.weight" not in keys.file.tensors if keys.gguf else keys.flag(None, "attention_k_eq_v", False)

@@ -1,0 +1,94 @@
+"""A model as something that runs: its recorded pass and what others need to know of it."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from .. import _native
+from ..errors import ArgumentError, ModelError
+from .builder import Builder
+
+if TYPE_CHECKING:
+    from ..files import ModelFile
+
+MakeProgram = Callable[[dict[str, Any]], Any]   # spec -> a native Program or a stand-in for it
+
+
+@dataclass(frozen=True)
+class Network:
+    """A target model.
+
+    program: the native Program of `spec`. name, architecture: as the file gives them. hidden_size: width of the rows that a pass
+    hands back, after the final norm. vocab_size: width of the logits. context_length: most positions of a text. bytes_per_row:
+    weight bytes that a pass over one row reads. embedding, embedding_scale, head: native Weights and the factor, which drafters
+    share. family: the name of the description that built it.
+    """
+
+    program: Any
+    spec: dict[str, Any] = field(repr=False)
+    family: str
+    name: str
+    architecture: str
+    hidden_size: int
+    vocab_size: int
+    context_length: int
+    bytes_per_row: int
+    embedding: Any = field(repr=False)
+    embedding_scale: float
+    head: Any = field(repr=False)
+
+    def last_cache(self, sliding: bool) -> int | None:
+        """The index, among the states of a sequence, of the last layer's cache that has a window, or has none; None where no layer is of that kind."""
+        kinds = [i for i, s in enumerate(self.spec["states"]) if s["kind"] == "kv" and (s["window"] > 0) == sliding]
+        return kinds[-1] if kinds else None
+
+
+@dataclass(frozen=True)
+class DrafterNetwork:
+    """A drafter's network.
+
+    kind "mtp": appends rows to a Sequence of its own program. kind "assistant": has no state and borrows the target's Sequence.
+    Its `hidden` input and output are as wide as the target's hidden rows.
+    """
+
+    kind: Literal["mtp", "assistant"]
+    program: Any
+    spec: dict[str, Any] = field(repr=False)
+    name: str
+    architecture: str
+    bytes_per_row: int
+
+    @property
+    def borrows(self) -> bool:
+        return self.kind == "assistant"
+
+
+def make_program(file: ModelFile, builder: Builder, make: MakeProgram | None) -> tuple[Any, dict[str, Any]]:
+    """The program and spec of what was recorded; ModelError with the file's name where the runtime cannot run it."""
+    spec = builder.spec()
+    try:
+        return (make or _native.Program)(spec), spec
+    except ArgumentError as error:
+        raise ModelError(f"{file.name}: {error}") from error
+    except ModelError as error:
+        raise ModelError(str(error) if file.name in str(error) else f"{file.name}: {error}") from error
+
+
+def bytes_per_row(spec: dict[str, Any]) -> int:
+    """Weight bytes that a pass over one row reads: every matrix once, and one row of the embedding table."""
+    matrices: dict[int, Any] = {}
+    gathered = 0
+    for op in spec["ops"]:
+        if op["kind"] == "embed":
+            gathered += op["weight"].bytes // op["weight"].rows
+        else:
+            for weight in [op["weight"]] if op["kind"] == "head" else op.get("weights", ()):
+                matrices[id(weight)] = weight
+    return gathered + sum(int(w.bytes) for w in matrices.values())
+
+
+def title(file: ModelFile) -> str:
+    """The model's name as the file has it, else the file's or folder's."""
+    name = file.metadata.get("general.name") or file.config.get("_name_or_path")
+    return name if isinstance(name, str) and name.strip() else (file.path.stem if file.format == "gguf" else file.name)

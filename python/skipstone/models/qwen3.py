@@ -1,0 +1,111 @@
+"""Qwen3, dense (Qwen3 Technical Report, 2025): pre-norm blocks, grouped attention with norms over each head of q and k, SwiGLU."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .blocks import HEAD, TABLE, check_heads, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies, rope_object, rope_scaling, rope_theta
+from .builder import LARGEST_HEAD, Builder, Rows
+from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
+from .network import MakeProgram, Network, bytes_per_row, make_program, title
+from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm
+
+if TYPE_CHECKING:
+    from ..files import ModelFile
+
+GGUF = ("qwen3",)
+CONFIG = ("qwen3", "orthrus")                                # Orthrus adds a second set of attention weights for its drafter, *_diff
+CLASSES = ("Qwen3ForCausalLM",)
+
+
+@dataclass(frozen=True)
+class Qwen3:
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head: int
+    ffn: int
+    vocabulary: int
+    context: int
+    eps: float
+    theta: float
+    rope_factor: float
+    tied: bool
+
+    @classmethod
+    def read(cls, keys: Keys) -> Qwen3:
+        p = cls(
+            #                           GGUF                                 config.json
+            layers=keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS),
+            hidden=keys.integer("embedding_length", "hidden_size"),
+            heads=keys.integer("attention.head_count", "num_attention_heads", most=MOST_HEADS),
+            kv_heads=keys.integer("attention.head_count_kv", "num_key_value_heads", most=MOST_HEADS),
+            head=keys.integer("attention.key_length", "head_dim", most=LARGEST_HEAD),
+            ffn=keys.integer("feed_forward_length", "intermediate_size", most=1 << 24),
+            context=keys.integer("context_length", "max_position_embeddings", most=LONGEST),
+            eps=keys.number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-12, 0.1),
+            theta=rope_theta(keys),
+            rope_factor=rope_scaling(keys, rope_object(keys)),
+            vocabulary=keys.vocabulary(),
+            tied=is_tied(keys),
+        )
+        require_activation(keys, "hidden_act", "silu", ("silu", "swish"))
+        if keys.flag(None, "attention_bias", False):
+            keys.refuse("attention with biases", "key attention_bias")
+        if keys.flag(None, "use_sliding_window", False):
+            keys.refuse("sliding windows in Qwen3", "key use_sliding_window")
+        check_heads(keys, p.heads, p.kv_heads, p.head)
+        rotated = keys.integer("rope.dimension_count", None, default=p.head)
+        if rotated != p.head:
+            keys.fail("qwen3.rope.dimension_count", rotated, f"the head size {p.head}")
+        return p
+
+    def names(self) -> Iterator[Name]:
+        yield matrix(TABLE, "embed_tokens.weight", self.vocabulary, self.hidden)
+        yield norm("output_norm.weight", "norm.weight", self.hidden)
+        if not self.tied:
+            yield matrix(HEAD, "/lm_head.weight", self.vocabulary, self.hidden)
+        q, kv = self.heads * self.head, self.kv_heads * self.head
+        for i in range(self.layers):
+            yield from layer(i, [
+                #      GGUF                     safetensors                          shape
+                norm("attn_norm.weight", "input_layernorm.weight", self.hidden),
+                matrix("attn_q.weight", "self_attn.q_proj.weight", q, self.hidden),
+                matrix("attn_k.weight", "self_attn.k_proj.weight", kv, self.hidden),
+                matrix("attn_v.weight", "self_attn.v_proj.weight", kv, self.hidden),
+                norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head),
+                norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head),
+                matrix("attn_output.weight", "self_attn.o_proj.weight", self.hidden, q),
+                norm("ffn_norm.weight", "post_attention_layernorm.weight", self.hidden),
+                *mlp_names(self.hidden, self.ffn),
+            ])
+
+
+def decoder_layer(b: Builder, p: Qwen3, w: Layer, frequencies: np.ndarray, x: Rows) -> Rows:
+    """x (rows, hidden) -> (rows, hidden)"""
+    h = b.rms_norm(x, w.attn_norm, p.eps)
+    q, k, v = b.matmul(h, w.attn_q, w.attn_k, w.attn_v)
+    q = b.rope(b.rms_norm(q, w.attn_q_norm, p.eps), p.head, frequencies)                          # norms over each head
+    k = b.rope(b.rms_norm(k, w.attn_k_norm, p.eps), p.head, frequencies)
+    o = b.attention(q, k, v, heads=p.heads, kv_heads=p.kv_heads, head=p.head, scale=p.head ** -0.5)
+    x = b.add(x, b.matmul(o, w.attn_output))
+    return b.add(x, mlp(b, w, b.rms_norm(x, w.ffn_norm, p.eps), "silu"))
+
+
+def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+    p = Qwen3.read(Keys(file))
+    weights = Weights(file, p.names(), make_weight)
+    no_more_layers(file, p.layers, "block_count" if file.format == "gguf" else "num_hidden_layers")
+    b, frequencies = Builder(), rope_frequencies(p.theta, p.head, p.rope_factor)
+    x = b.embed(weights[TABLE])
+    for i in range(p.layers):
+        x = decoder_layer(b, p, weights.layer(i), frequencies, x)
+    h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
+    b.hidden(h)
+    b.head(h, head_weight(weights))
+    made, spec = make_program(file, b, program)
+    return Network(made, spec, "qwen3", title(file), file.architecture, p.hidden, p.vocabulary, p.context, bytes_per_row(spec), weights[TABLE], 1.0, head_weight(weights))

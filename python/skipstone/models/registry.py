@@ -1,0 +1,81 @@
+"""Which description builds which file, by the architecture that the file names."""
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ..errors import ModelError
+from . import gemma3, gemma4, gemma4_assistant, qwen3, qwen35, qwen35_mtp
+from .network import DrafterNetwork, MakeProgram, Network
+from .weights import MakeWeight
+
+if TYPE_CHECKING:
+    from ..files import ModelFile
+
+TARGETS: tuple[ModuleType, ...] = (gemma3, gemma4, qwen3, qwen35)
+DRAFTERS: tuple[ModuleType, ...] = (gemma4_assistant,)
+
+# Well known, but not run: refused with the reason rather than as unknown.
+REFUSED = {
+    "mixtures of experts cannot be run yet": ("qwen3moe", "qwen3_moe", "qwen35moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3next", "qwen3_next"),
+    "Qwen3.8-Flash-Next is another architecture than Qwen3.5": ("qwen4exp", "qwen4_exp"),
+    "Gemma 3n is another architecture than Gemma 3 and 4": ("gemma3n", "gemma3n_text"),
+    "diffusion models cannot be run": ("diffusion_gemma", "diffusion-gemma"),
+    "embedding models cannot be run": ("gemma-embedding", "gemma_embedding"),
+    "this is ik_llama.cpp's form of a Gemma 4 assistant; use a gemma4-assistant file": ("gemma4_mtp",),
+    "block drafters cannot be run yet": ("dflash", "dflash2"),
+}
+
+
+def build_network(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+    """The model in `file`. ModelError names what Skipstone cannot run, and every key or tensor that is missing or wrong.
+
+    make_weight and program stand in for _native.Weight and _native.Program.
+    """
+    description = find(file, TARGETS)
+    if description is None:
+        if find(file, DRAFTERS) is not None:
+            raise ModelError(f"{file.name}: architecture {file.architecture!r} is a drafter's; expected a model. Load the model that it was made for and give this file as its drafter")
+        raise unknown(file)
+    return description.build(file, make_weight, program)
+
+
+def build_drafter(target: Network, target_file: ModelFile, drafter_file: ModelFile | None = None, make_weight: MakeWeight | None = None,
+                  program: MakeProgram | None = None) -> DrafterNetwork | None:
+    """The drafter in `drafter_file`, or without one that in the target's own file, None where it has none.
+
+    It shares the target's embedding table and, with an MTP head, its output matrix. ModelError where it does not fit the target.
+    """
+    if drafter_file is None:
+        if target.family != "qwen35" or not qwen35_mtp.present(target_file):
+            return None
+        return qwen35_mtp.build(target, target_file, make_weight, program)
+    description = find(drafter_file, DRAFTERS)
+    if description is not None:
+        return description.build(target, drafter_file, make_weight, program)
+    if find(drafter_file, TARGETS) is None:
+        raise unknown(drafter_file)
+    if not qwen35_mtp.present(drafter_file):
+        raise ModelError(f"{drafter_file.name}: holds no drafter (architecture {drafter_file.architecture!r} without an MTP head); expected a Gemma 4 assistant or a file with an MTP head")
+    if target.family != "qwen35" or find(drafter_file, TARGETS) is not qwen35:
+        raise ModelError(f"{drafter_file.name}: an MTP head of architecture {drafter_file.architecture!r}; the target {target.name} is of architecture {target.architecture}")
+    return qwen35_mtp.build(target, drafter_file, make_weight, program)
+
+
+def find(file: ModelFile, descriptions: tuple[ModuleType, ...]) -> ModuleType | None:
+    """By the GGUF architecture or config.json's model_type; where that says nothing known, by the class in config.json."""
+    for module in descriptions:
+        if file.architecture in (module.GGUF if file.format == "gguf" else module.CONFIG):
+            return module
+    classes = file.config.get("architectures") if file.format != "gguf" else None
+    known = {reason for names in REFUSED.values() for reason in names}
+    if isinstance(classes, list) and classes and file.architecture not in known:
+        return next((m for m in descriptions if classes[0] in m.CLASSES), None)
+    return None
+
+
+def unknown(file: ModelFile) -> ModelError:
+    known = ", ".join(sorted({n for m in (*TARGETS, *DRAFTERS) for n in (m.GGUF if file.format == "gguf" else m.CONFIG)}))
+    because = next((f": {reason}" for reason, names in REFUSED.items() if file.architecture in names), "")
+    shown = repr(file.architecture) if len(file.architecture) <= 60 else repr(file.architecture[:57] + "...")
+    return ModelError(f"{file.name}: architecture {shown} cannot be run{because}; expected one of {known}")

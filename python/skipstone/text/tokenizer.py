@@ -1,0 +1,99 @@
+"""Text to token ids and back, the same for a GGUF file's own vocabulary and for a tokenizer.json."""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..errors import ArgumentError, FileError, OutOfMemory
+from ..files import ModelFile
+from ..files.messages import shown
+from . import from_gguf, from_json
+from ._detokenize import Detokenizer, decode
+from .vocabulary import Encoder, Vocabulary
+
+
+class Tokenizer:
+    """The tokenizer of a model.
+
+    vocab_size: ids that have a token (the model may have more rows). bos_id: the token before a text, or None; add_bos:
+    whether the model wants it. eos_ids: the tokens that end a text, from all the files that name some. suppressed: tokens
+    that must not be generated. chat_template: the file's template, Jinja, or None.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._content = Encoder(vocabulary, [a for a in vocabulary.added if a.content])
+        self._full = Encoder(vocabulary, vocabulary.added)
+        self._pieces = vocabulary.pieces
+        self._spelled = vocabulary.spelled
+        self._all_pieces: list[bytes] | None = None
+        self.vocab_size = len(vocabulary.pieces)
+        self.bos_id = vocabulary.bos_id
+        self.add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
+        self.eos_ids = frozenset(vocabulary.eos_ids)
+        self.suppressed = frozenset(vocabulary.suppressed)
+        self.chat_template = vocabulary.chat_template
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """The ids of a text.
+
+        special=False: content. No token is put before it, and what is spelled like a control token or another mark of
+        structure (a turn, a tool call, thinking) is ordinary text, so that content cannot pretend to be one.
+        special=True: those become their tokens, and the text begins with the model's first token if it wants one.
+        Raises ArgumentError for what is no Unicode text.
+        """
+        if not isinstance(text, str):
+            raise ArgumentError(f"text: found {type(text).__name__}; expected a str")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ArgumentError(f"text: character {error.start} is the unpaired surrogate {ascii(text[error.start])}; expected Unicode text") from None
+        if not special:
+            return self._content.encode(text)
+        ids = self._full.encode(text)
+        if self.add_bos and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of tokens. Control tokens are left out unless special=True; ids beyond the vocabulary have no text.
+
+        Bytes that are no UTF-8 become U+FFFD. Raises ArgumentError for what is no id.
+        """
+        return decode(self._table(special), ids)
+
+    def stream(self, special: bool = False) -> Detokenizer:
+        """The same one token at a time: push(id) and finish() return text that together equals decode() of all ids."""
+        return Detokenizer(self._table(special))
+
+    def token_text(self, id: int) -> str:
+        """One token for display: a control token's spelling, U+FFFD for bytes that are no whole character."""
+        return decode(self._table(True), [id])
+
+    def token_bytes(self, id: int) -> bytes:
+        """What one token adds to a text, b"" for control tokens and ids beyond the vocabulary."""
+        if id < 0:
+            raise ArgumentError(f"id: found {id}; expected a token id, an integer from 0 on")
+        return self._pieces[id] if id < self.vocab_size else b""
+
+    def _table(self, special: bool) -> list[bytes]:
+        if not special:
+            return self._pieces
+        if self._all_pieces is None:
+            pieces = list(self._pieces)
+            for i, text in self._spelled.items():
+                pieces[i] = text.encode()
+            self._all_pieces = pieces
+        return self._all_pieces
+
+
+def load_tokenizer(model_file: ModelFile) -> Tokenizer | None:
+    """The tokenizer of an opened model, or None where its files have none. Raises FileError."""
+    try:
+        read = from_gguf.read_vocabulary if model_file.format == "gguf" else from_json.read_vocabulary
+        vocabulary = read(model_file)
+        return None if vocabulary is None else Tokenizer(vocabulary)
+    except OSError as error:
+        raise FileError(f"{shown(model_file.name)}: the tokenizer cannot be read ({shown(error)}); expected readable files") from None
+    except MemoryError as error:
+        if isinstance(error, OutOfMemory):
+            raise
+        raise OutOfMemory(f"{shown(model_file.name)}: not enough memory to build the tokenizer") from None

@@ -1,0 +1,5 @@
+"""The small random models of tests/decode serve here too."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "decode"))
