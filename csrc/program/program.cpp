@@ -1,6 +1,7 @@
 #include "program/program.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 
@@ -94,8 +95,10 @@ void Program::take_memory(int64_t rows) {
   for (size_t id = 0; id < widths_.size(); ++id) pass_->buffers[id] = reinterpret_cast<float*>(memory_.get()) + slot_[id] * rows_;
 }
 
-void Program::run_pass(Pass& pass, int threads) {
-  pass.scratch.resize(static_cast<size_t>(threads));
+void Program::run_pass(Pass& pass, int most_threads) {
+  const int threads = team_size_.choose(pass.rows, most_threads);
+  const auto started = std::chrono::steady_clock::now();
+  if (pass.scratch.size() < static_cast<size_t>(threads)) pass.scratch.resize(static_cast<size_t>(threads));
   pass.cosines.resize(frequencies_.size());
   pass.sines.resize(frequencies_.size());
   for (size_t t = 0; t < frequencies_.size(); ++t) {
@@ -123,6 +126,7 @@ void Program::run_pass(Pass& pass, int threads) {
       }
     }
   });
+  team_size_.report(pass.rows, most_threads, threads, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
 }
 
 void Program::run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, int threads, float* logits, int32_t* choices, float* hidden_out) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ops/operation.h"
+#include "program/team_size.h"
 
 namespace skipstone {
 
@@ -49,7 +50,7 @@ class Program {
   };
   void plan_stages();
   void plan_buffers();
-  void run_pass(Pass& pass, int threads);
+  void run_pass(Pass& pass, int threads);      // at most so many
   void take_memory(int64_t rows);
 
   std::vector<int64_t> widths_;
@@ -66,6 +67,7 @@ class Program {
   std::shared_ptr<uint8_t> memory_;
   int64_t rows_ = 0;                   // that memory_ holds
   std::unique_ptr<Pass> pass_;
+  TeamSize team_size_;
 };
 
 }  // namespace skipstone

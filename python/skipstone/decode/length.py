@@ -104,16 +104,19 @@ def _draft_time(known: dict[int, float], drafts: int, plain: float) -> float:
 
 
 class Acceptance:
-    """The chance that draft i is right, given that those before it were: an average that forgets, around a start.
+    """The chance that draft i is right, given that those before it were: an average that forgets.
 
-    start: the acceptance to begin with and to shrink towards where little was seen; None: PRIOR.
+    Where little was seen, a position is expected to do as well as the one before it, times what it does worse in `start`: the
+    acceptance of texts before this one. Without it the first position starts from PRIOR.
     """
 
     def __init__(self, start: Acceptance | None = None, memory: float = MEMORY) -> None:
         self._memory = memory
         self._right = [0.0] * MOST_DRAFTS
         self._seen = [0.0] * MOST_DRAFTS
-        self._start = start.rates() if start else None
+        before = start.rates() if start else [PRIOR[0] / sum(PRIOR)] * MOST_DRAFTS
+        self._first = before[0]
+        self._falls = [1.0] + [min(1.0, rate / max(last, 1e-3)) for last, rate in zip(before, before[1:])]
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Positions behind the first wrong draft were not seen; they are not counted as wrong."""
@@ -121,15 +124,19 @@ class Acceptance:
             self._right[position] = self._right[position] * self._memory + (position < accepted)
             self._seen[position] = self._seen[position] * self._memory + 1
 
+    def doubt(self, weight: float) -> None:
+        """What was seen long ago counts no more than `weight` observations."""
+        for position, seen in enumerate(self._seen):
+            if seen > weight:
+                self._right[position] *= weight / seen
+                self._seen[position] = weight
+
     def rates(self) -> list[float]:
         rates: list[float] = []
-        weight = sum(PRIOR)
-        for position in range(MOST_DRAFTS):
-            if self._start:
-                prior = self._start[position]
-            else:
-                prior = rates[-1] if rates else PRIOR[0] / weight
-            rates.append((self._right[position] + weight * prior) / (self._seen[position] + weight))
+        last, weight = self._first, sum(PRIOR)
+        for right, seen, fall in zip(self._right, self._seen, self._falls):
+            last = (right + weight * last * fall) / (seen + weight)
+            rates.append(last)
         return rates
 
 
@@ -152,7 +159,8 @@ class AutoLength:
 
     costs, acceptance: the model's, over all its texts; this text's own acceptance starts from there. Nothing that promises less
     than plain decoding is kept for long, and what is not used is looked at again, seldom: plain passes a few times at first, then
-    every 256 cycles; drafting, while it does not pay, every 32 cycles, then 64, up to 256, until two drafts were wrong.
+    every 256 cycles; drafting, while it does not pay, every 32 cycles, then 64, up to 256, for up to eight cycles as long as no two
+    drafts were wrong.
     """
 
     _SETTLED, _EVERY = 16, 4   # after so many cycles the choice is made anew only every few, as it takes some microseconds
@@ -165,7 +173,7 @@ class AutoLength:
         self._since_plain = 0      # cycles that drafted, since one that did not
         self._without = 0          # cycles since the last probe of drafting
         self._probe_every = 32
-        self._probing = 0          # wrong drafts left of a probe
+        self._probing = 0          # cycles left of a probe
         self._cycles = 0
 
     def next(self, context: int, most: int) -> int:
@@ -178,7 +186,8 @@ class AutoLength:
                 return 0
             return min(self._current, most)
         if self._probing == 0 and self._without >= self._probe_every:
-            self._probing, self._without, self._probe_every = 2, 0, min(256, 2 * self._probe_every)
+            self._probing, self._without, self._probe_every = 8, 0, min(256, 2 * self._probe_every)
+            self._acceptance.doubt(8)
         return min(1 if self._probing else 0, most)
 
     def _best(self, context: int) -> int:
@@ -201,5 +210,5 @@ class AutoLength:
         self._cycles += 1
         self._since_plain = self._since_plain + 1 if drafted else 0
         self._without += not drafted
-        if self._probing and drafted and not accepted:
-            self._probing -= 1
+        if self._probing and drafted:
+            self._probing = max(0, self._probing - (1 if accepted else 4))

@@ -18,10 +18,9 @@ TOKEN_LIMIT = 512       # letters
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 # The words inside which byte-level merges happen. They differ in the combining marks, which qwen35 counts as letters.
-_QWEN = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?LETTERS+|\p{N}| ?[^\sMARKS\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 WORDS = {
-    "qwen2": _QWEN.replace("LETTERS", r"\p{L}").replace("MARKS", ""),
-    "qwen35": _QWEN.replace("LETTERS", r"[\p{L}\p{M}]").replace("MARKS", r"\p{M}"),
+    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    "qwen35": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 WORDS["deepseek-r1-qwen"] = WORDS["qwen2"]
 

@@ -12,9 +12,85 @@ static inline void widen(const void* from, KvType type, int64_t at, int64_t n, f
   for (int64_t i = 0; i < n; i += 8) store(to + i, load_kv(from, type, at + i));
 }
 
+// Scores of QUERIES queries against eight cached keys; which queries run together changes no bit of them.
+template <int QUERIES> static inline void eight_scores(const float* const* q, const float* keys, int64_t head, float scale, float* const* scores) {
+  f32x8 dots[QUERIES][8];
+#pragma GCC unroll 2
+  for (int start = 0; start < 8; start += 4) {
+    f32x8 acc[QUERIES][4];
+#pragma GCC unroll 2
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) acc[i][p] = broadcast(0.0f);
+    const float* k = keys + start * head;
+    for (int64_t d = 0; d < head; d += 8)
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) {
+        f32x8 key = load(k + p * head + d);
+#pragma GCC unroll 2
+        for (int i = 0; i < QUERIES; ++i) acc[i][p] = fma(load(q[i] + d), key, acc[i][p]);
+      }
+#pragma GCC unroll 2
+    for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+      for (int p = 0; p < 4; ++p) dots[i][start + p] = acc[i][p];
+  }
+  for (int i = 0; i < QUERIES; ++i) store(scores[i], mul(sums(dots[i]), broadcast(scale)));
+}
+
+// value += sum over the positions from..to-1 of weight * value row, position after position.
+template <int QUERIES, int VECTORS> static inline void weighted_sum(const float* const* weights, const float* values, int64_t head, int64_t from, int64_t to, float* const* value, int64_t d) {
+  f32x8 acc[QUERIES][VECTORS];
+#pragma GCC unroll 2
+  for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) acc[i][v] = load(value[i] + d + 8 * v);
+  for (int64_t j = from; j < to; ++j) {
+    f32x8 row[VECTORS];
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) row[v] = load(values + j * head + d + 8 * v);
+#pragma GCC unroll 2
+    for (int i = 0; i < QUERIES; ++i) {
+      f32x8 p = broadcast(weights[i][j]);
+#pragma GCC unroll 4
+      for (int v = 0; v < VECTORS; ++v) acc[i][v] = fma(p, row[v], acc[i][v]);
+    }
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < VECTORS; ++v) store(value[i] + d + 8 * v, acc[i][v]);
+}
+
+template <int QUERIES> static inline void weighted_sums(const float* const* weights, const float* values, int64_t head, int64_t from, int64_t to, float* const* value) {
+  int64_t d = 0;
+  for (; d + 32 <= head; d += 32) weighted_sum<QUERIES, 4>(weights, values, head, from, to, value, d);
+  for (; d < head; d += 8) weighted_sum<QUERIES, 1>(weights, values, head, from, to, value, d);
+}
+
+// Scores become weights exp(score - largest); positions that the query does not see weigh exactly nothing.
+static inline void weigh(float* s, int32_t first, int32_t last, float* largest, float* total) {
+  *largest = -__builtin_inff();
+  *total = 0.0f;
+  if (first >= last) return;
+  const int32_t start = first / 8 * 8, end = (last + 7) / 8 * 8;
+  for (int32_t j = start; j < first; ++j) s[j] = -__builtin_inff();
+  for (int32_t j = last; j < end; ++j) s[j] = -__builtin_inff();
+  f32x8 most = load(s + start);
+  for (int32_t j = start + 8; j < end; j += 8) most = max(load(s + j), most);
+  *largest = max_lane(most);
+  f32x8 sums_of_lanes = broadcast(0.0f);
+  for (int32_t j = start; j < end; j += 8) {
+    store(s + j, exponential(sub(load(s + j), broadcast(*largest))));
+    if (j < first) for (int32_t i = j; i < first; ++i) s[i] = 0.0f;
+    if (j + 8 > last) for (int32_t i = last; i < j + 8; ++i) s[i] = 0.0f;
+    sums_of_lanes = add(sums_of_lanes, load(s + j));
+  }
+  *total = sum(sums_of_lanes);
+}
+
 static void attention_chunk(const AttentionCall& c) {
   const int64_t head = c.head;
-  float* scores = c.scratch;
   float* block = c.scratch + c.queries * chunk_positions;
   int32_t low = chunk_positions, high = 0;
   for (int64_t i = 0; i < c.queries; ++i) {
@@ -22,71 +98,43 @@ static void attention_chunk(const AttentionCall& c) {
     low = c.first[i] < low ? c.first[i] : low;
     high = c.last[i] > high ? c.last[i] : high;
   }
+  auto scores_of = [&](int64_t i) { return c.scratch + i * chunk_positions; };
   for (int64_t start = low / 32 * 32; start < high; start += 32) {
     widen(c.keys, c.type, start * head, 32 * head, block);
-    for (int64_t i = 0; i < c.queries; ++i) {
-      const float* q = c.q + c.offset[i];
+    for (int64_t i = 0; i < c.queries; i += 2)
       for (int64_t j = start; j < start + 32; j += 8) {
-        if (j >= c.last[i] || j + 8 <= c.first[i]) continue;
-        f32x8 dot[8];
-        for (int p = 0; p < 8; ++p) dot[p] = broadcast(0.0f);
-        const float* k = block + (j - start) * head;
-        for (int64_t d = 0; d < head; d += 8) {
-          f32x8 x = load(q + d);
-          for (int p = 0; p < 8; ++p) dot[p] = fma(x, load(k + p * head + d), dot[p]);
-        }
-        store(scores + i * chunk_positions + j, mul(sums(dot), broadcast(c.scale)));
+        auto needs = [&](int64_t n) { return n < c.queries && j < c.last[n] && j + 8 > c.first[n]; };
+        const float* q[2];
+        float* scores[2];
+        int count = 0;
+        for (int64_t n = i; n < i + 2; ++n)
+          if (needs(n)) q[count] = c.q + c.offset[n], scores[count++] = scores_of(n) + j;
+        if (count == 2) eight_scores<2>(q, block + (j - start) * head, head, c.scale, scores);
+        else if (count == 1) eight_scores<1>(q, block + (j - start) * head, head, c.scale, scores);
       }
-    }
   }
   for (int64_t i = 0; i < c.queries; ++i) {
-    float* s = scores + i * chunk_positions;
-    float* value = c.value + i * head;
-    for (int64_t d = 0; d < head; d += 8) store(value + d, broadcast(0.0f));
-    c.total[i] = 0.0f;
-    c.largest[i] = -__builtin_inff();
-    const int32_t first = c.first[i], last = c.last[i];
-    if (first >= last) continue;
-    float largest = s[first];
-    for (int32_t j = first + 1; j < last; ++j) largest = s[j] > largest ? s[j] : largest;
-    // Positions that this query does not see weigh exactly nothing: their lanes are set to zero, after exp.
-    f32x8 total = broadcast(0.0f);
-    for (int32_t j = first / 8 * 8; j < last; j += 8) {
-      float e[8];
-      store(e, exponential(sub(load(s + j), broadcast(largest))));
-      for (int p = 0; p < 8; ++p) s[j + p] = j + p >= first && j + p < last ? e[p] : 0.0f;
-      total = add(total, load(s + j));
-    }
-    c.largest[i] = largest;
-    c.total[i] = sum(total);
+    for (int64_t d = 0; d < head; d += 8) store(c.value + i * head + d, broadcast(0.0f));
+    weigh(scores_of(i), c.first[i], c.last[i], c.largest + i, c.total + i);
   }
   for (int64_t start = low / 32 * 32; start < high; start += 32) {
     widen(c.values, c.type, start * head, 32 * head, block);
-    for (int64_t i = 0; i < c.queries; ++i) {
-      const float* s = c.scratch + i * chunk_positions;
-      const int64_t from = c.first[i] > start ? c.first[i] : start, to = c.last[i] < start + 32 ? c.last[i] : start + 32;
-      if (from >= to) continue;
-      float* value = c.value + i * head;
-      int64_t d = 0;
-      for (; d + 32 <= head; d += 32) {
-        f32x8 a0 = load(value + d), a1 = load(value + d + 8), a2 = load(value + d + 16), a3 = load(value + d + 24);
-        for (int64_t j = from; j < to; ++j) {
-          const float* v = block + (j - start) * head + d;
-          f32x8 p = broadcast(s[j]);
-          a0 = fma(p, load(v), a0);
-          a1 = fma(p, load(v + 8), a1);
-          a2 = fma(p, load(v + 16), a2);
-          a3 = fma(p, load(v + 24), a3);
-        }
-        store(value + d, a0);
-        store(value + d + 8, a1);
-        store(value + d + 16, a2);
-        store(value + d + 24, a3);
-      }
-      for (; d < head; d += 8) {
-        f32x8 a = load(value + d);
-        for (int64_t j = from; j < to; ++j) a = fma(broadcast(s[j]), load(block + (j - start) * head + d), a);
-        store(value + d, a);
+    auto range = [&](int64_t i, int64_t& from, int64_t& to) {
+      from = c.first[i] > start ? c.first[i] - start : 0;
+      to = c.last[i] < start + 32 ? c.last[i] - start : 32;
+    };
+    for (int64_t i = 0; i < c.queries;) {
+      int64_t from, to, next_from = -1, next_to = -1;
+      range(i, from, to);
+      if (i + 1 < c.queries) range(i + 1, next_from, next_to);
+      const float* weights[2] = {scores_of(i) + start, scores_of(i + 1) + start};
+      float* value[2] = {c.value + i * head, c.value + (i + 1) * head};
+      if (from == next_from && to == next_to) {                  // heads of one row, rows well before the end
+        if (from < to) weighted_sums<2>(weights, block, head, from, to, value);
+        i += 2;
+      } else {
+        if (from < to) weighted_sums<1>(weights, block, head, from, to, value);
+        ++i;
       }
     }
   }
