@@ -65,9 +65,9 @@ class Recorder:
         keys, values = 2 * HEAD, 2 * HEAD
         qkv, z, a, b = self.matmul(self.norm(x), 2 * keys + values, values, 2, 2)
         self.spec["states"].append(dict(kind="delta", key_heads=2, value_heads=2, head=HEAD, channels=2 * keys + values, kernel=4))
+        conv = self.random.standard_normal((2 * keys + values) * 4).astype(np.float32)
         y = self.op("delta_net", [qkv, z, a, b], [values], state=len(self.spec["states"]) - 1, key_heads=2, value_heads=2, head=HEAD,
-                    conv=self.random.standard_normal((2 * keys + values) * 4).astype(np.float32), kernel=4, decay=-self.vector(2), dt_bias=self.vector(2),
-                    norm=self.vector(HEAD), eps=1e-6, key_of_value=[0, 1])[0]
+                    conv=conv, kernel=4, decay=-self.vector(2), dt_bias=self.vector(2), norm=self.vector(HEAD), eps=1e-6, key_of_value=[0, 1])[0]
         return self.add(x, self.matmul(y, WIDTH)[0])
 
     def head(self, x: int, sharpness: float) -> Any:

@@ -76,7 +76,8 @@ def test_a_stop_string_ends_it_before_the_string(seed: int) -> None:
         expected = whole.text[:whole.text.index(stop)]
         results = {}
         for name, drafter in {"none": None, **all_drafters(seed, prompt + whole.tokens)}.items():
-            result = model(program, drafter, tokenizer=Words()).generate(prompt, max_tokens=40, draft_tokens=6 if drafter else 0, stop=["###", stop], **way)
+            m = model(program, drafter, tokenizer=Words())
+            result = m.generate(prompt, max_tokens=40, draft_tokens=6 if drafter else 0, stop=["###", stop], **way)
             assert (result.text, result.finish_reason) == (expected, "stop"), name
             results[name] = result.tokens
         assert all(tokens == results["none"] == whole.tokens[:len(tokens)] for tokens in results.values())
@@ -96,7 +97,8 @@ def test_max_tokens_is_met_exactly() -> None:
 def test_the_context_ends_a_text() -> None:
     program, prompt = target(1), prompt_of(1)
     whole = model(program).generate(prompt, max_tokens=30, stop_at_eos=False)
-    for drafter, length in ((None, 0), (right_and_wrong(prompt + whole.tokens)["right"], 15), (drafters(1)["mtp"], 15), (drafters(1)["assistant"], 15)):
+    right = right_and_wrong(prompt + whole.tokens)["right"]
+    for drafter, length in ((None, 0), (right, 15), (drafters(1)["mtp"], 15), (drafters(1)["assistant"], 15)):
         m = model(program, drafter, context=50)
         for most in (None, 100):
             result = m.generate(prompt, max_tokens=most, stop_at_eos=False, draft_tokens=length)

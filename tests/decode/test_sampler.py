@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import collections
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def noise(seed: int, sequence: int, position: int, token: int) -> float:
 
 def expected(logits: np.ndarray, prompt: list[int], generated: list[int], *, temperature: float = 0.0, top_k: int = 0, top_p: float = 1.0,
              min_p: float = 0.0, repeat_penalty: float = 1.0, presence_penalty: float = 0.0, frequency_penalty: float = 0.0,
-             logit_bias: list[tuple[int, float]] = [], limit: int = 0, seed: int = 0, sequence: int = 0) -> int:
+             logit_bias: Sequence[tuple[int, float]] = (), limit: int = 0, seed: int = 0, sequence: int = 0) -> int:
     """The definition, in the order of its words; survivors are a sorted list."""
     z = np.where(np.isnan(logits), -np.inf, logits).astype(np.float32)[:limit or None].copy()
     for token, bias in logit_bias:

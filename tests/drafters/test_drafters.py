@@ -82,8 +82,9 @@ def test_a_sampled_chain_draws_with_the_noise_of_its_positions(name: str) -> Non
 
 
 steps = st.one_of(
-    st.tuples(st.just("read"), st.integers(1, 30)), st.tuples(st.just("read"), st.integers(400, 700)), st.tuples(st.just("draft"), st.integers(1, 9)),
-    st.tuples(st.just("draft another"), st.integers(1, 9)), st.tuples(st.just("back"), st.integers(1, 40)), st.tuples(st.just("back"), st.integers(41, 900)),
+    st.tuples(st.just("read"), st.integers(1, 30)), st.tuples(st.just("read"), st.integers(400, 700)),
+    st.tuples(st.just("draft"), st.integers(1, 9)), st.tuples(st.just("draft another"), st.integers(1, 9)),
+    st.tuples(st.just("back"), st.integers(1, 40)), st.tuples(st.just("back"), st.integers(41, 900)),
     st.tuples(st.just("interrupted pass"), st.integers(1, 9)), st.tuples(st.just("detour"), st.integers(1, 9)))
 
 
@@ -125,7 +126,7 @@ def test_the_head_keeps_only_pairs_of_the_text_and_bounded_memory() -> None:
     for start in range(0, 1200, 100):
         session.forward(TEXT[start:start + 100], logits=None)
         state = session._drafter
-        assert sum(len(rows) for rows in state._waiting) <= 512
+        assert sum(len(rows) for _, rows in state._waiting) <= 512
     session.draft(9, TEXT[1200])
     assert state._cache.length == 1200   # the drafts' own entries are gone
     session.forward([TEXT[1200], 3, 4], logits=None)

@@ -127,14 +127,19 @@ LIES = {
     "dimension 2^63": (dict(dimension_1_of_token_embd_weight=2**63), r"tensor token_embd.weight has dimensions \[64, 9223372036854775808\]"),
     "product overflows to the right size": (dict(dimension_1_of_token_embd_weight=2**58 + 3), "tensor token_embd.weight has dimensions"),
     "product of allowed dimensions": (dict(dimension_1_of_token_embd_weight=2**40), "token_embd.weight of type Q8_0 .* needs 74766790688768 bytes"),
-    "row no multiple of the block": (dict(dimension_0_of_token_embd_weight=65), "tensor token_embd.weight has type Q8_0 and rows of 65 weights; expected a multiple of 32"),
-    "too short for a tensor": (dict(dimension_1_of_token_embd_weight=9), "tensor token_embd.weight of type Q8_0 .* needs 612 bytes at offset 0, but the file has only 256"),
+    "row no multiple of the block": (dict(dimension_0_of_token_embd_weight=65),
+                                     "tensor token_embd.weight has type Q8_0 and rows of 65 weights; expected a multiple of 32"),
+    "too short for a tensor": (dict(dimension_1_of_token_embd_weight=9),
+                               "tensor token_embd.weight of type Q8_0 .* needs 612 bytes at offset 0, but the file has only 256"),
     "hole in the types, Q4_2": (dict(type_of_token_embd_weight=4), "tensor token_embd.weight has type 4, Q4_2, which GGUF no longer has"),
     "hole in the types, 36": (dict(type_of_token_embd_weight=36), "tensor token_embd.weight has type 36, IQ4_NL_4_4"),
     "activation type": (dict(type_of_token_embd_weight=15), "type 15, Q8_K, which is for activations only"),
-    "unknown type": (dict(type_of_token_embd_weight=2**32 - 1), "tensor token_embd.weight has type 4294967295, which is no GGUF type that Skipstone knows; expected one of F32"),
-    "offset not aligned": (dict(offset_of_output_norm_weight=225), "tensor output_norm.weight starts at offset 225; expected a multiple of the alignment 32"),
-    "offset beyond the file": (dict(offset_of_output_norm_weight=2**20), "tensor output_norm.weight of type F32 .* offset 1048576, but the file has only 256"),
+    "unknown type": (dict(type_of_token_embd_weight=2**32 - 1),
+                     "tensor token_embd.weight has type 4294967295, which is no GGUF type that Skipstone knows; expected one of F32"),
+    "offset not aligned": (dict(offset_of_output_norm_weight=225),
+                           "tensor output_norm.weight starts at offset 225; expected a multiple of the alignment 32"),
+    "offset beyond the file": (dict(offset_of_output_norm_weight=2**20),
+                               "tensor output_norm.weight of type F32 .* offset 1048576, but the file has only 256"),
     "offset wraps": (dict(offset_of_output_norm_weight=2**64 - 32), "offset 18446744073709551584, but the file has only"),
     "overlap": (dict(offset_of_output_norm_weight=192), "tensor output_norm.weight starts at offset 192, inside tensor token_embd.weight"),
     "the same place": (dict(offset_of_output_norm_weight=0), "inside tensor"),
@@ -172,7 +177,8 @@ def test_tensor_twice(write):
         open_model(write(gguf.build()))
 
 
-@pytest.mark.parametrize(("keys", "found"), [([], "missing"), ([("general.architecture", "u32", 1)], "1"), ([("general.architecture", "str", "")], "''"),
+@pytest.mark.parametrize(("keys", "found"),
+                         [([], "missing"), ([("general.architecture", "u32", 1)], "1"), ([("general.architecture", "str", "")], "''"),
                                              ([("general.architecture", "str", "x" * 65)], "xxx")])
 def test_architecture_must_be_a_short_text(write, keys, found):
     with pytest.raises(FileError, match=f"key general.architecture is '?{found}.*; expected the architecture's name"):

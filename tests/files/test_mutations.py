@@ -17,14 +17,17 @@ from skipstone.files.gguf_types import TYPES
 from skipstone.files.safetensors import BITS
 
 SETTINGS = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-HOSTILE = [0, 1, 2, 3, 7, 8, 9, 12, 13, 31, 33, 255, 256, 65535, 65536, 2**20, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 32, 2**64 - 1]
+HOSTILE = [0, 1, 2, 3, 7, 8, 9, 12, 13, 31, 33, 255, 256, 65535, 65536, 2**20, 2**30, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**62, 2**63 - 1,
+           2**63, 2**64 - 32, 2**64 - 1]
 BLOCKS = {"F32": (1, 4), "F16": (1, 2), "Q4_0": (32, 18), "Q8_0": (32, 34), "Q4_K": (256, 144), "I32": (1, 4)}
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 values = st.one_of(
     st.tuples(st.just("str"), names), st.tuples(st.just("u32"), st.integers(0, 2**32 - 1)), st.tuples(st.just("i64"), st.integers(-2**63, 2**63 - 1)),
-    st.tuples(st.just("bool"), st.booleans()), st.tuples(st.just("f32"), st.floats(width=32)), st.tuples(st.just("[str]"), st.lists(names, max_size=5)),
-    st.tuples(st.just("[i32]"), st.lists(st.integers(-2**31, 2**31 - 1), max_size=5)), st.tuples(st.just("[bool]"), st.lists(st.booleans(), max_size=5)))
+    st.tuples(st.just("bool"), st.booleans()), st.tuples(st.just("f32"), st.floats(width=32)),
+                   st.tuples(st.just("[str]"), st.lists(names, max_size=5)),
+    st.tuples(st.just("[i32]"), st.lists(st.integers(-2**31, 2**31 - 1), max_size=5)),
+                   st.tuples(st.just("[bool]"), st.lists(st.booleans(), max_size=5)))
 
 
 @st.composite
@@ -100,7 +103,7 @@ def test_the_trees_are_valid(tmp_path, gguf):
     assert [(t.name, t.type, list(t.shape[::-1]), t.data.size) for t in model.tensors.values()] == [(n, t, d, s) for n, d, t, s in gguf.tensors]
 
 
-@SETTINGS
+@settings(SETTINGS, max_examples=1500)
 @given(data=st.data())
 def test_gguf_with_lies(tmp_path, data):
     path = tmp_path / "x.gguf"
@@ -123,7 +126,8 @@ def test_every_number_of_a_file(tmp_path, value):
             check(tmp_path / "x.gguf", len(written))
 
 
-HOSTILE_JSON = [None, True, -1, 0, 1, 7, 40, 2**31, 2**53, 2**63, 2**64, 2**100, 1.5, 1e308, math.nan, math.inf, "", "F32", "I64", "x" * 5000, "\ud800", "\0",
+HOSTILE_JSON = [None, True, -1, 0, 1, 7, 40, 2**31, 2**53, 2**63, 2**64, 2**100, 1.5, 1e308, math.nan, math.inf, "", "F32", "I64", "x" * 5000,
+                "\ud800", "\0",
                 [], [0, 0], [0, 24], [24, 0], [[]], [1] * 100, {}, {"dtype": "F32"}, {"a": {"b": {}}}]
 
 

@@ -24,7 +24,8 @@ def test_folder_with_safetensors(folder):
     assert (model.format, model.architecture, model.path, model.metadata) == ("safetensors", "small", folder, {})
     assert model.config == {"model_type": "small", "hidden_size": 8} and model.generation_config == {}
     assert {n: (t.type, t.shape, t.data.size, t.source) for n, t in model.tensors.items()} == {
-        "a.weight": ("F32", (2, 3), 24, "model.safetensors"), "b.weight": ("BF16", (8,), 16, "model.safetensors"), "empty": ("I64", (0, 4), 0, "model.safetensors")}
+        "a.weight": ("F32", (2, 3), 24, "model.safetensors"), "b.weight": ("BF16", (8,), 16, "model.safetensors"),
+            "empty": ("I64", (0, 4), 0, "model.safetensors")}
     assert not model.tensors["a.weight"].data.flags.writeable
 
 

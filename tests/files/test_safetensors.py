@@ -91,7 +91,8 @@ def test_trailing_blanks_in_the_header(write):
 
 def test_agrees_with_the_safetensors_package(tmp_path):
     from safetensors.numpy import save_file
-    arrays = {"f32": np.arange(6, dtype=np.float32).reshape(2, 3), "f16": np.ones(5, np.float16), "i64": np.arange(4), "scalar": np.array(3, np.float32),
+    arrays = {"f32": np.arange(6, dtype=np.float32).reshape(2, 3), "f16": np.ones(5, np.float16), "i64": np.arange(4),
+              "scalar": np.array(3, np.float32),
               "u8": np.arange(7, dtype=np.uint8), "bool": np.array([True, False])}
     save_file(arrays, tmp_path / "x.safetensors")
     tensors = read_safetensors(tmp_path / "x.safetensors")
@@ -113,7 +114,8 @@ def test_small_floats(write):
 def sharded(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "small"}')
     for name in "ab":
-        header = {f"{name}.weight": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, f"{name}.bias": {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}}
+        header = {f"{name}.weight": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]},
+                  f"{name}.bias": {"dtype": "U8", "shape": [4], "data_offsets": [4, 8]}}
         (tmp_path / f"part-{name}.safetensors").write_bytes(safetensors(header, name.encode() * 8))
     index(tmp_path, {f"{name}.{kind}": f"part-{name}.safetensors" for name in "ab" for kind in ("weight", "bias")})
     return tmp_path
@@ -143,7 +145,8 @@ def test_a_tensor_that_its_shard_lacks(sharded):
         open_model(sharded)
 
 
-@pytest.mark.parametrize("name", ["../part-a.safetensors", "../../etc/x.safetensors", "/etc/passwd.safetensors", "sub/part-a.safetensors", "..\\a.safetensors",
+@pytest.mark.parametrize("name", ["../part-a.safetensors", "../../etc/x.safetensors", "/etc/passwd.safetensors", "sub/part-a.safetensors",
+                                  "..\\a.safetensors",
                                   "c:a.safetensors", "a\0.safetensors", ".safetensors", "..", "", "config.json", 3, None, ["part-a.safetensors"]])
 def test_shards_must_be_plain_names(sharded, name):
     index(sharded, {"a.weight": name})

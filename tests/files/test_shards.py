@@ -56,7 +56,8 @@ def test_a_part_that_does_not_fit(parts, lie, message):
         open_model(parts[0])
 
 
-@pytest.mark.parametrize(("total", "message"), [(4, "key split.tensors.count is 4; found 3"), (-1, "split.tensors.count is -1"), (None, "split.tensors.count is missing")])
+@pytest.mark.parametrize(("total", "message"),
+                         [(4, "key split.tensors.count is 4; found 3"), (-1, "split.tensors.count is -1"), (None, "split.tensors.count is missing")])
 def test_total(parts, total, message):
     parts[0].write_bytes(part(1, total=total))
     with pytest.raises(FileError, match=message):

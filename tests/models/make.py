@@ -3,6 +3,7 @@
 A weight follows from its tensor's name and the seed alone, on every machine, so the golden files of tests/data need no weights.
 Names, shapes and conversions stand here a second time, written from the formats' descriptions and not from skipstone.models.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -22,7 +23,7 @@ def values(name: str, seed: int, shape: tuple[int, ...], mean: float = 0.0, spre
     """float32, uniform around `mean` with standard deviation `spread`."""
     count = int(np.prod(shape))
     bits = np.frombuffer(hashlib.shake_128(f"{seed}:{name}".encode()).digest(4 * count), "<u4")
-    return (mean + spread * np.sqrt(3) * (bits.astype(np.float64) / 2 ** 31 - 1)).astype(np.float32).reshape(shape)
+    return (mean + spread * np.sqrt(3) * (bits.astype(np.float64) / 2**31 - 1)).astype(np.float32).reshape(shape)
 
 
 @dataclass
@@ -35,9 +36,9 @@ class Tiny:
     seed: int
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
-    norm_offset: float = 0.0                                 # what the converter adds to norms
-    deal: tuple[int, int, int] = (1, 1, 1)                   # key heads, value heads, head: of a delta-net, whose value heads the converter deals out
-    extra: dict[str, np.ndarray] = field(default_factory=dict)   # tensors of the GGUF file alone
+    norm_offset: float = 0.0  # what the converter adds to norms
+    deal: tuple[int, int, int] = (1, 1, 1)  # key heads, value heads, head: of a delta-net, whose value heads the converter deals out
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # tensors of the GGUF file alone
 
     @property
     def text(self) -> dict[str, Any]:
@@ -45,7 +46,7 @@ class Tiny:
         return self.config.get("text_config", self.config)
 
     def matrix(self, name: str, gguf_name: str, rows: int, columns: int, gain: float = 1.0) -> None:
-        self._add(name, gguf_name, values(name, self.seed, (rows, columns), 0.0, gain * columns ** -0.5))
+        self._add(name, gguf_name, values(name, self.seed, (rows, columns), 0.0, gain * columns**-0.5))
 
     def norm(self, name: str, gguf_name: str, length: int) -> None:
         self._add(name, gguf_name, values(name, self.seed, (length,), 1.0 - self.norm_offset, 0.25))
@@ -56,12 +57,12 @@ class Tiny:
     def _add(self, name: str, gguf_name: str, array: np.ndarray) -> None:
         self.tensors[name], self.names[name] = array, gguf_name
 
-    def safetensors(self, folder: Path, dtype: str = "F32", tensors: dict[str, np.ndarray] | None = None) -> Path:
+    def safetensors(self, folder: Path, dtype: str = "F32") -> Path:
         """Writes config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(self.config, indent=1))
         header, blobs, at = {}, [], 0
-        for name, array in (self.tensors if tensors is None else tensors).items():
+        for name, array in self.tensors.items():
             blob = {"F32": array, "F16": array.astype(np.float16), "BF16": gguf.quantize(array, gguf.GGMLQuantizationType.BF16)}[dtype].tobytes()
             header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + len(blob)]}
             blobs.append(blob)
@@ -71,7 +72,7 @@ class Tiny:
         (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + b"".join(blobs))
         return folder
 
-    def gguf(self, path: Path, type: str = "F32", tensors: dict[str, np.ndarray] | None = None) -> Path:
+    def gguf(self, path: Path, type: str = "F32") -> Path:
         """Writes a GGUF file with all matrices in `type`."""
         writer = gguf.GGUFWriter(path, self.architecture)
         for key, value in self.keys.items():
@@ -85,7 +86,7 @@ class Tiny:
             else:
                 writer.add_uint32(key, value)
         writer.add_string("tokenizer.ggml.model", "no_vocab")
-        for name, array in (self.converted() if tensors is None else tensors).items():
+        for name, array in self.converted().items():
             if array.ndim == 2 and "conv1d" not in name and type != "F32":
                 kind = gguf.GGMLQuantizationType[type]
                 writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
@@ -120,7 +121,7 @@ class Tiny:
         order = np.arange(nv).reshape(nk, nv // nk).T.reshape(-1)
         wide = (order[:, None] * d + np.arange(d)).reshape(-1)
         if name.endswith(("in_proj_qkv.weight", "conv1d.weight")):
-            return np.concatenate([array[:2 * nk * d], array[2 * nk * d:][wide]])
+            return np.concatenate([array[: 2 * nk * d], array[2 * nk * d :][wide]])
         if name.endswith("out_proj.weight"):
             return array[:, wide]
         return array[wide if name.endswith("in_proj_z.weight") else order]
@@ -128,15 +129,40 @@ class Tiny:
 
 def qwen3(seed: int = 0, tied: bool = False, orthrus: bool = False) -> Tiny:
     H, F, heads, kv, d, layers = 64, 96, 4, 2, 24, 3
-    made = Tiny({
-        "architectures": ["OrthrusLM" if orthrus else "Qwen3ForCausalLM"], "model_type": "orthrus" if orthrus else "qwen3", "vocab_size": VOCABULARY, "hidden_size": H,
-        "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, "head_dim": d, "hidden_act": "silu",
-        "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "tie_word_embeddings": tied, "attention_bias": False, "use_sliding_window": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
-    }, "qwen3", {
-        "block_count": layers, "context_length": 512, "embedding_length": H, "feed_forward_length": F, "attention.head_count": heads, "attention.head_count_kv": kv,
-        "attention.key_length": d, "attention.value_length": d, "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 5000.0,
-    }, seed)
+    made = Tiny(
+        {
+            "architectures": ["OrthrusLM" if orthrus else "Qwen3ForCausalLM"],
+            "model_type": "orthrus" if orthrus else "qwen3",
+            "vocab_size": VOCABULARY,
+            "hidden_size": H,
+            "intermediate_size": F,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "head_dim": d,
+            "hidden_act": "silu",
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": tied,
+            "attention_bias": False,
+            "use_sliding_window": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+        },
+        "qwen3",
+        {
+            "block_count": layers,
+            "context_length": 512,
+            "embedding_length": H,
+            "feed_forward_length": F,
+            "attention.head_count": heads,
+            "attention.head_count_kv": kv,
+            "attention.key_length": d,
+            "attention.value_length": d,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "rope.freq_base": 5000.0,
+        },
+        seed,
+    )
     made.matrix("model.embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 4.0)
     made.norm("model.norm.weight", "output_norm.weight", H)
     if not tied:
@@ -155,20 +181,68 @@ def qwen3(seed: int = 0, tied: bool = False, orthrus: bool = False) -> Tiny:
 
 def qwen35(seed: int = 0, key_heads: int = 2, value_heads: int = 4, tied: bool = True, mtp: int = 1) -> Tiny:
     H, F, heads, kv, d, layers, dd, kernel = 64, 96, 4, 2, 32, 5, 16, 4
-    made = Tiny({
-        "architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "tie_word_embeddings": tied, "text_config": {
-            "model_type": "qwen3_5_text", "vocab_size": VOCABULARY, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "num_key_value_heads": kv, "head_dim": d, "linear_conv_kernel_dim": kernel, "linear_key_head_dim": dd, "linear_value_head_dim": dd,
-            "linear_num_key_heads": key_heads, "linear_num_value_heads": value_heads, "max_position_embeddings": 512, "tie_word_embeddings": tied, "rms_norm_eps": 1e-5,
-            "hidden_act": "silu", "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],
-            "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0, "partial_rotary_factor": 0.25, "mrope_section": [2, 1, 1], "mrope_interleaved": True},
-            "attn_output_gate": True, "attention_bias": False, "mtp_num_hidden_layers": mtp,
-        }}, "qwen35", {
-        "block_count": layers + mtp, "nextn_predict_layers": mtp, "context_length": 512, "embedding_length": H, "feed_forward_length": F, "attention.head_count": heads,
-        "attention.head_count_kv": kv, "attention.key_length": d, "attention.value_length": d, "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 5000.0,
-        "rope.dimension_count": d // 4, "rope.dimension_sections": [2, 1, 1, 0], "ssm.conv_kernel": kernel, "ssm.state_size": dd, "ssm.group_count": key_heads,
-        "ssm.time_step_rank": value_heads, "ssm.inner_size": value_heads * dd, "attention.recurrent_layers": [True, True, False, True, False] + [False] * mtp,
-    }, seed, norm_offset=1.0, deal=(key_heads, value_heads, dd))
+    made = Tiny(
+        {
+            "architectures": ["Qwen3_5ForConditionalGeneration"],
+            "model_type": "qwen3_5",
+            "tie_word_embeddings": tied,
+            "text_config": {
+                "model_type": "qwen3_5_text",
+                "vocab_size": VOCABULARY,
+                "hidden_size": H,
+                "intermediate_size": F,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "num_key_value_heads": kv,
+                "head_dim": d,
+                "linear_conv_kernel_dim": kernel,
+                "linear_key_head_dim": dd,
+                "linear_value_head_dim": dd,
+                "linear_num_key_heads": key_heads,
+                "linear_num_value_heads": value_heads,
+                "max_position_embeddings": 512,
+                "tie_word_embeddings": tied,
+                "rms_norm_eps": 1e-5,
+                "hidden_act": "silu",
+                "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention", "full_attention"],
+                "rope_parameters": {
+                    "rope_type": "default",
+                    "rope_theta": 5000.0,
+                    "partial_rotary_factor": 0.25,
+                    "mrope_section": [2, 1, 1],
+                    "mrope_interleaved": True,
+                },
+                "attn_output_gate": True,
+                "attention_bias": False,
+                "mtp_num_hidden_layers": mtp,
+            },
+        },
+        "qwen35",
+        {
+            "block_count": layers + mtp,
+            "nextn_predict_layers": mtp,
+            "context_length": 512,
+            "embedding_length": H,
+            "feed_forward_length": F,
+            "attention.head_count": heads,
+            "attention.head_count_kv": kv,
+            "attention.key_length": d,
+            "attention.value_length": d,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "rope.freq_base": 5000.0,
+            "rope.dimension_count": d // 4,
+            "rope.dimension_sections": [2, 1, 1, 0],
+            "ssm.conv_kernel": kernel,
+            "ssm.state_size": dd,
+            "ssm.group_count": key_heads,
+            "ssm.time_step_rank": value_heads,
+            "ssm.inner_size": value_heads * dd,
+            "attention.recurrent_layers": [True, True, False, True, False] + [False] * mtp,
+        },
+        seed,
+        norm_offset=1.0,
+        deal=(key_heads, value_heads, dd),
+    )
     made.matrix("model.language_model.embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 4.0)
     made.norm("model.language_model.norm.weight", "output_norm.weight", H)
     if not tied:
@@ -200,20 +274,57 @@ def qwen35(seed: int = 0, key_heads: int = 2, value_heads: int = 4, tied: bool =
     return made
 
 
-def gemma3(seed: int = 0) -> Tiny:
+def gemma3(seed: int = 0, query_scale: int | None = 20) -> Tiny:
+    """query_scale None: the head size, which is what a GGUF file of so few layers stands for."""
     H, F, heads, kv, d, layers, window = 64, 96, 4, 2, 24, 7, 16
-    made = Tiny({
-        "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": {
-            "model_type": "gemma3_text", "vocab_size": VOCABULARY, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": heads,
-            "num_key_value_heads": kv, "head_dim": d, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
-            "query_pre_attn_scalar": 20, "sliding_window": window, "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
-            "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 20000.0}, "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0}},
-            "final_logit_softcapping": None, "attn_logit_softcapping": None, "tie_word_embeddings": True,
-        }}, "gemma3", {
-        "block_count": layers, "context_length": 512, "embedding_length": H, "feed_forward_length": F, "attention.head_count": heads, "attention.head_count_kv": kv,
-        "attention.key_length": d, "attention.value_length": d, "attention.layer_norm_rms_epsilon": 1e-5, "attention.sliding_window": window, "rope.freq_base": 20000.0,
-        "rope.freq_base_swa": 3000.0, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0,
-    }, seed, norm_offset=1.0)
+    made = Tiny(
+        {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "text_config": {
+                "model_type": "gemma3_text",
+                "vocab_size": VOCABULARY,
+                "hidden_size": H,
+                "intermediate_size": F,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "num_key_value_heads": kv,
+                "head_dim": d,
+                "hidden_activation": "gelu_pytorch_tanh",
+                "max_position_embeddings": 512,
+                "rms_norm_eps": 1e-5,
+                "query_pre_attn_scalar": query_scale or d,
+                "sliding_window": window,
+                "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+                "rope_parameters": {
+                    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 20000.0},
+                    "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
+                },
+                "final_logit_softcapping": None,
+                "attn_logit_softcapping": None,
+                "tie_word_embeddings": True,
+            },
+        },
+        "gemma3",
+        {
+            "block_count": layers,
+            "context_length": 512,
+            "embedding_length": H,
+            "feed_forward_length": F,
+            "attention.head_count": heads,
+            "attention.head_count_kv": kv,
+            "attention.key_length": d,
+            "attention.value_length": d,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.sliding_window": window,
+            "rope.freq_base": 20000.0,
+            "rope.freq_base_swa": 3000.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+        seed,
+        norm_offset=1.0,
+    )
     made.matrix("language_model.model.embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 2.0)
     made.norm("language_model.model.norm.weight", "output_norm.weight", H)
     for i in range(layers):
@@ -231,15 +342,31 @@ def gemma4(seed: int = 0, keys_are_values: bool = True, unified: bool = False) -
     H, F, layers = 64, 96, 7
     types = ["sliding_attention"] * 2 + ["full_attention"] + ["sliding_attention"] * 3 + ["full_attention"]
     prefix = "Gemma4Unified" if unified else "Gemma4"
-    made = Tiny({
-        "architectures": [prefix + "ForConditionalGeneration"], "model_type": "gemma4_unified" if unified else "gemma4", "tie_word_embeddings": True,
-        "text_config": {**gemma4_config(H, F, types, keys_are_values), "final_logit_softcapping": 5.0},
-    }, "gemma4", {**gemma4_keys(H, F, types, keys_are_values), "final_logit_softcapping": 5.0, "attention.shared_kv_layers": 0}, seed)
+    made = Tiny(
+        {
+            "architectures": [prefix + "ForConditionalGeneration"],
+            "model_type": "gemma4_unified" if unified else "gemma4",
+            "tie_word_embeddings": True,
+            "text_config": {**gemma4_config(H, F, types, keys_are_values), "final_logit_softcapping": 5.0},
+        },
+        "gemma4",
+        {**gemma4_keys(H, F, types, keys_are_values), "final_logit_softcapping": 5.0, "attention.shared_kv_layers": 0},
+        seed,
+    )
     made.text["model_type"] = "gemma4_unified_text" if unified else "gemma4_text"
     made.matrix("model.language_model.embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 2.0)
     made.norm("model.language_model.norm.weight", "output_norm.weight", H)
     for i, kind in enumerate(types):
-        gemma4_layer(made, f"model.language_model.layers.{i}.", f"blk.{i}.", H, F, kind, own_keys=True, own_values=not (keys_are_values and kind == "full_attention"))
+        gemma4_layer(
+            made,
+            f"model.language_model.layers.{i}.",
+            f"blk.{i}.",
+            H,
+            F,
+            kind,
+            own_keys=True,
+            own_values=not (keys_are_values and kind == "full_attention"),
+        )
     made.extra["rope_freqs.weight"] = rope_divisors()
     return made
 
@@ -247,12 +374,26 @@ def gemma4(seed: int = 0, keys_are_values: bool = True, unified: bool = False) -
 def gemma4_assistant(seed: int = 0, keys_are_values: bool = True, ordered: bool = False, backbone: int = 64) -> Tiny:
     H, F = 32, 64
     types = ["sliding_attention"] * 2 + ["full_attention"]
-    made = Tiny({
-        "architectures": ["Gemma4AssistantForCausalLM"], "model_type": "gemma4_assistant", "backbone_hidden_size": backbone, "use_ordered_embeddings": ordered,
-        "num_centroids": 16, "centroid_intermediate_top_k": 2, "tie_word_embeddings": True,
-        "text_config": {**gemma4_config(H, F, types, keys_are_values), "num_kv_shared_layers": len(types)},
-    }, "gemma4-assistant", {**gemma4_keys(H, F, types, keys_are_values), "attention.shared_kv_layers": len(types), "embedding_length_out": backbone, "nextn_predict_layers": len(types)},
-        seed)
+    made = Tiny(
+        {
+            "architectures": ["Gemma4AssistantForCausalLM"],
+            "model_type": "gemma4_assistant",
+            "backbone_hidden_size": backbone,
+            "use_ordered_embeddings": ordered,
+            "num_centroids": 16,
+            "centroid_intermediate_top_k": 2,
+            "tie_word_embeddings": True,
+            "text_config": {**gemma4_config(H, F, types, keys_are_values), "num_kv_shared_layers": len(types)},
+        },
+        "gemma4-assistant",
+        {
+            **gemma4_keys(H, F, types, keys_are_values),
+            "attention.shared_kv_layers": len(types),
+            "embedding_length_out": backbone,
+            "nextn_predict_layers": len(types),
+        },
+        seed,
+    )
     made.matrix("model.embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 2.0)
     made.norm("model.norm.weight", "output_norm.weight", H)
     made.matrix("pre_projection.weight", "nextn.pre_projection.weight", H, 2 * backbone)
@@ -266,13 +407,35 @@ def gemma4_assistant(seed: int = 0, keys_are_values: bool = True, ordered: bool 
 def gemma4_config(H: int, F: int, types: list[str], keys_are_values: bool) -> dict[str, Any]:
     g = GEMMA4
     return {
-        "model_type": "gemma4_text", "vocab_size": VOCABULARY, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": len(types), "num_attention_heads": g["heads"],
-        "num_key_value_heads": g["kv"], "head_dim": g["d"], "global_head_dim": g["d_global"], "num_global_key_value_heads": g["kv_global"] if keys_are_values else None,
-        "attention_k_eq_v": keys_are_values, "sliding_window": g["window"], "layer_types": types, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 0, "use_double_wide_mlp": False, "enable_moe_block": False,
-        "num_experts": None, "use_bidirectional_attention": None, "tie_word_embeddings": True, "attention_bias": False,
-        "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
-                            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 20000.0}},
+        "model_type": "gemma4_text",
+        "vocab_size": VOCABULARY,
+        "hidden_size": H,
+        "intermediate_size": F,
+        "num_hidden_layers": len(types),
+        "num_attention_heads": g["heads"],
+        "num_key_value_heads": g["kv"],
+        "head_dim": g["d"],
+        "global_head_dim": g["d_global"],
+        "num_global_key_value_heads": g["kv_global"] if keys_are_values else None,
+        "attention_k_eq_v": keys_are_values,
+        "sliding_window": g["window"],
+        "layer_types": types,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+        "hidden_size_per_layer_input": 0,
+        "vocab_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0,
+        "use_double_wide_mlp": False,
+        "enable_moe_block": False,
+        "num_experts": None,
+        "use_bidirectional_attention": None,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
+            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 20000.0},
+        },
     }
 
 
@@ -280,11 +443,24 @@ def gemma4_keys(H: int, F: int, types: list[str], keys_are_values: bool) -> dict
     g = GEMMA4
     sliding = [t == "sliding_attention" for t in types]
     return {
-        "block_count": len(types), "context_length": 512, "embedding_length": H, "feed_forward_length": F, "attention.head_count": g["heads"],
-        "attention.head_count_kv": [g["kv"] if s or not keys_are_values else g["kv_global"] for s in sliding], "attention.key_length": g["d_global"],
-        "attention.value_length": g["d_global"], "attention.key_length_swa": g["d"], "attention.value_length_swa": g["d"], "attention.sliding_window": g["window"],
-        "attention.sliding_window_pattern": sliding, "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 20000.0, "rope.freq_base_swa": 3000.0,
-        "rope.dimension_count": g["d_global"], "rope.dimension_count_swa": g["d"], "embedding_length_per_layer_input": 0,
+        "block_count": len(types),
+        "context_length": 512,
+        "embedding_length": H,
+        "feed_forward_length": F,
+        "attention.head_count": g["heads"],
+        "attention.head_count_kv": [g["kv"] if s or not keys_are_values else g["kv_global"] for s in sliding],
+        "attention.key_length": g["d_global"],
+        "attention.value_length": g["d_global"],
+        "attention.key_length_swa": g["d"],
+        "attention.value_length_swa": g["d"],
+        "attention.sliding_window": g["window"],
+        "attention.sliding_window_pattern": sliding,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 20000.0,
+        "rope.freq_base_swa": 3000.0,
+        "rope.dimension_count": g["d_global"],
+        "rope.dimension_count_swa": g["d"],
+        "embedding_length_per_layer_input": 0,
     }
 
 
@@ -316,7 +492,9 @@ def qwen35_block(made: Tiny, hf: str, to: str, H: int, F: int) -> None:
     mlp(made, hf, to, H, F)
 
 
-def attention(made: Tiny, hf: str, to: str, H: int, q: int, kv: int, d: int, gated: bool = False, own_keys: bool = True, own_values: bool = True) -> None:
+def attention(
+    made: Tiny, hf: str, to: str, H: int, q: int, kv: int, d: int, gated: bool = False, own_keys: bool = True, own_values: bool = True
+) -> None:
     made.matrix(hf + "self_attn.q_proj.weight", to + "attn_q.weight", 2 * q if gated else q, H)
     made.norm(hf + "self_attn.q_norm.weight", to + "attn_q_norm.weight", d)
     if own_keys:

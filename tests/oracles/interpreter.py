@@ -4,6 +4,7 @@ It stands in for _native.Program, _native.Weight and their Sequence with the sam
 dequantized by the gguf package. With quantize=True a matrix of blocks sees its input as the native kernels do, as 32-blocks of
 int8; so what is left as a difference to them is rounding.
 """
+
 from __future__ import annotations
 
 import copy
@@ -12,7 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 
-STEP_BACK = 32   # rows that every state can go back
+STEP_BACK = 32  # rows that every state can go back
 
 
 class Weight:
@@ -58,7 +59,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 ACTIVATIONS = {
     "silu": lambda x: x * sigmoid(x),
-    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x ** 3))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
 }
 
 
@@ -73,7 +74,7 @@ class Sequence:
         if s["kind"] == "kv":
             return {"k": np.zeros((0, s["kv_heads"], s["head"]), self.dtype), "v": np.zeros((0, s["kv_heads"], s["head"]), self.dtype)}
         start = np.zeros((s["value_heads"], s["head"], s["head"]), self.dtype), np.zeros((s["kernel"] - 1, s["channels"]), self.dtype)
-        return {"at": {0: start}}                            # state by length, the last STEP_BACK + 1 of them
+        return {"at": {0: start}}  # state by length, the last STEP_BACK + 1 of them
 
     def rollback(self, length: int) -> bool:
         if any("at" in s and length not in s["at"] for s in self.states):
@@ -111,7 +112,7 @@ class Interpreter:
     def run(self, parts: Any, hidden: Any = None, borrow: Any = None, want: str = "logits", rows: str = "all", threads: int = 0) -> tuple[Any, Any]:
         logits, out, first = [], [], 0
         for i, (sequence, tokens) in enumerate(parts):
-            given = None if hidden is None else np.asarray(hidden)[first:first + len(tokens)]
+            given = None if hidden is None else np.asarray(hidden)[first : first + len(tokens)]
             z, h = self._part(sequence, np.asarray(tokens), given, borrow[i] if borrow else None, want != "none", rows == "last")
             logits.append(z)
             out.append(h)
@@ -172,7 +173,7 @@ class Interpreter:
 
     def _rms_norm(self, op: Any, x: np.ndarray, **_: Any) -> list[np.ndarray]:
         groups = x.reshape(len(x), -1, op["group"])
-        y = groups / np.sqrt((groups ** 2).mean(axis=-1, keepdims=True) + self._number(op["eps"]))
+        y = groups / np.sqrt((groups**2).mean(axis=-1, keepdims=True) + self._number(op["eps"]))
         return [(y if op["weight"] is None else y * op["weight"].astype(self.dtype)).reshape(x.shape)]
 
     def _rope(self, op: Any, x: np.ndarray, positions: np.ndarray, **_: Any) -> list[np.ndarray]:
@@ -180,8 +181,8 @@ class Interpreter:
         angle = (positions.astype(np.float32)[:, None] * np.asarray(op["frequencies"], np.float32))[:, None, :].astype(np.float64)
         cos, sin = np.cos(angle).astype(self.dtype), np.sin(angle).astype(self.dtype)
         heads = x.reshape(len(x), -1, op["head"]).copy()
-        a, b = heads[..., :half].copy(), heads[..., half:2 * half].copy()
-        heads[..., :half], heads[..., half:2 * half] = a * cos - b * sin, b * cos + a * sin
+        a, b = heads[..., :half].copy(), heads[..., half : 2 * half].copy()
+        heads[..., :half], heads[..., half : 2 * half] = a * cos - b * sin, b * cos + a * sin
         return [heads.reshape(x.shape)]
 
     def _attention(self, op: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, sequence: Any, positions: np.ndarray, **_: Any) -> list[np.ndarray]:
@@ -213,10 +214,10 @@ class Interpreter:
         nk, nv, d, kernel = op["key_heads"], op["value_heads"], op["head"], op["kernel"]
         taps = op["conv"].reshape(-1, kernel).astype(self.dtype)
         inputs = np.concatenate([past, qkv])
-        mixed = ACTIVATIONS["silu"](sum(inputs[t:t + len(qkv)] * taps[:, t] for t in range(kernel)))
+        mixed = ACTIVATIONS["silu"](sum(inputs[t : t + len(qkv)] * taps[:, t] for t in range(kernel)))
         q, k, v = np.split(mixed, [nk * d, 2 * nk * d], axis=1)
         q, k, v = q.reshape(-1, nk, d), k.reshape(-1, nk, d), v.reshape(-1, nv, d)
-        unit = lambda x: x / np.sqrt((x ** 2).sum(axis=-1, keepdims=True) + 1e-6)   # noqa: E731
+        unit = lambda x: x / np.sqrt((x**2).sum(axis=-1, keepdims=True) + 1e-6)  # noqa: E731
         q, k = unit(q)[:, op["key_of_value"]] / np.sqrt(d), unit(k)[:, op["key_of_value"]]
         gamma = np.exp(op["decay"].astype(self.dtype) * np.logaddexp(0, a + op["dt_bias"].astype(self.dtype)))
         beta = sigmoid(b)
@@ -227,10 +228,10 @@ class Interpreter:
             S = S + k[t][:, :, None] * (beta[t][:, None] * e)[:, None, :]
             out[t] = np.einsum("hkv,hk->hv", S, q[t])
             if t >= len(v) - STEP_BACK - 1:
-                at[sequence.length + t + 1] = S, inputs[t + 1:t + kernel]
+                at[sequence.length + t + 1] = S, inputs[t + 1 : t + kernel]
         for n in [n for n in at if n < sequence.length + len(v) - STEP_BACK]:
             del at[n]
-        normed = out / np.sqrt((out ** 2).mean(axis=-1, keepdims=True) + self._number(op["eps"])) * op["norm"].astype(self.dtype)
+        normed = out / np.sqrt((out**2).mean(axis=-1, keepdims=True) + self._number(op["eps"])) * op["norm"].astype(self.dtype)
         return [normed.reshape(z.shape) * ACTIVATIONS["silu"](z)]
 
     def _glu(self, op: Any, gate: np.ndarray, up: np.ndarray, **_: Any) -> list[np.ndarray]:

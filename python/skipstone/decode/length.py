@@ -1,18 +1,17 @@
 """How many tokens to draft: the length that writes most tokens a second on this machine, 0 included.
 
 With A_j the chance that the first j drafts are all right, a cycle of k drafts writes 1 + A_1 + ... + A_k tokens and takes the time
-of drafting k and of a pass over k + 1 rows. Both are measured while decoding: times as medians by number of rows and by context,
-acceptance by position over about the last fifty cycles. Lengths that were never tried are estimated on the hopeful side, so that
-they are tried where they might pay. The text does not depend on any of it.
+of drafting k and of a pass over k + 1 rows. Both are measured while decoding: times by number of rows and by context, acceptance
+by position over about the last fifty cycles. Lengths that were never tried are estimated on the hopeful side, so that they are
+tried where they might pay. The text does not depend on any of it.
 """
 from __future__ import annotations
 
-import statistics
 from collections import deque
 
 from .options import MOST_DRAFTS
 
-SLOPE = 0.1          # of a pass's time for each further row, before anything is measured
+SLOPE = 0.03         # of a pass's time for each further row, where nothing is measured: hopeful
 DRAFT = 0.08         # of a one-row pass, for a draft
 HYSTERESIS = 1.03    # a change must promise more than this
 MEMORY = 0.98        # what a cycle's observation keeps of its weight in the next
@@ -20,7 +19,8 @@ PRIOR = (4.0, 2.0)   # accepted and rejected drafts to start from
 
 
 class Times:
-    """Medians of measured seconds by count (rows of a pass, or drafts), over the last few measurements."""
+    """Measured seconds by count (rows of a pass, or drafts): the lower quartile of the last few, since what disturbs a measurement
+    makes it longer: other work on the machine, memory touched for the first time, cold caches."""
 
     def __init__(self) -> None:
         self._samples: dict[int, deque[float]] = {}
@@ -29,8 +29,7 @@ class Times:
     def add(self, count: int, seconds: float) -> None:
         samples = self._samples.setdefault(count, deque(maxlen=9))
         samples.append(seconds)
-        # Of few samples the least, since the first call of a kind pays for memory and cold caches.
-        self.table[count] = statistics.median(samples) if len(samples) > 2 else min(samples)
+        self.table[count] = sorted(samples)[len(samples) // 4]
 
     def samples(self, count: int) -> int:
         return len(self._samples.get(count, ()))
@@ -83,11 +82,10 @@ def _pass_time(known: dict[int, float], rows: int) -> float:
     if rows in known:
         return known[rows]
     fewer, more = max((r for r in known if r < rows), default=None), min((r for r in known if r > rows), default=None)
-    if fewer is not None and more is not None:
-        return known[fewer] + (known[more] - known[fewer]) * (rows - fewer) / (more - fewer)
     nearest = fewer if fewer is not None else more
     assert nearest is not None
-    return known[nearest] * (1 + SLOPE * (rows - 1)) / (1 + SLOPE * (nearest - 1))
+    hopeful = known[nearest] * (1 + SLOPE * (rows - 1)) / (1 + SLOPE * (nearest - 1))
+    return min(hopeful, known[more]) if more is not None else hopeful   # a step in the costs may lie anywhere between
 
 
 def _draft_time(known: dict[int, float], drafts: int, plain: float) -> float:
@@ -115,7 +113,9 @@ class Acceptance:
         self._right = [0.0] * MOST_DRAFTS
         self._seen = [0.0] * MOST_DRAFTS
         before = start.rates() if start else [PRIOR[0] / sum(PRIOR)] * MOST_DRAFTS
-        self._first = before[0]
+        # The start of the first position is worth observations that fade like others; of the further ones only their fall stays.
+        self._seen[0] = sum(PRIOR)
+        self._right[0] = sum(PRIOR) * before[0]
         self._falls = [1.0] + [min(1.0, rate / max(last, 1e-3)) for last, rate in zip(before, before[1:])]
 
     def observe(self, drafted: int, accepted: int) -> None:
@@ -132,11 +132,10 @@ class Acceptance:
                 self._seen[position] = weight
 
     def rates(self) -> list[float]:
-        rates: list[float] = []
-        last, weight = self._first, sum(PRIOR)
-        for right, seen, fall in zip(self._right, self._seen, self._falls):
-            last = (right + weight * last * fall) / (seen + weight)
-            rates.append(last)
+        rates = [self._right[0] / self._seen[0]]
+        weight = sum(PRIOR)
+        for right, seen, fall in zip(self._right[1:], self._seen[1:], self._falls[1:]):
+            rates.append((right + weight * rates[-1] * fall) / (seen + weight))
         return rates
 
 
@@ -158,12 +157,11 @@ class AutoLength:
     """The length that promises most tokens a second; see the top of the file.
 
     costs, acceptance: the model's, over all its texts; this text's own acceptance starts from there. Nothing that promises less
-    than plain decoding is kept for long, and what is not used is looked at again, seldom: plain passes a few times at first, then
-    every 256 cycles; drafting, while it does not pay, every 32 cycles, then 64, up to 256, for up to eight cycles as long as no two
-    drafts were wrong.
+    than plain decoding is kept for long, and what is not used is looked at again, seldom: plain passes down to every 256 cycles;
+    drafting, while it does not pay, every 32 cycles, then 64, up to 256, for up to eight cycles as long as no two drafts were wrong.
     """
 
-    _SETTLED, _EVERY = 16, 4   # after so many cycles the choice is made anew only every few, as it takes some microseconds
+    _SETTLED, _EVERY = 16, 8   # after so many cycles the choice is made anew only every few, as it takes some microseconds
 
     def __init__(self, costs: Costs, acceptance: Acceptance) -> None:
         self._costs = costs
@@ -180,9 +178,11 @@ class AutoLength:
         if self._current is None or self._cycles < self._SETTLED or self._cycles % self._EVERY == 0:
             self._current = self._best(context)
         if self._current > 0:
-            self._probe_every, self._without, self._probing = 32, 0, 0
+            self._without = self._probing = 0
+            if self._since_plain >= 32:
+                self._probe_every = 32
             known = self._costs.plain_samples(context)
-            if self._since_plain >= (1 if known == 0 else 8 if known < 3 else 256):
+            if self._since_plain >= (1 if known == 0 else min(256, 4 << known)):
                 return 0
             return min(self._current, most)
         if self._probing == 0 and self._without >= self._probe_every:

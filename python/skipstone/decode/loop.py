@@ -74,6 +74,10 @@ class Decoder:
         self._stats.bytes_read += model.bytes + (model.drafter.bytes * len(drafts) if drafts and model.drafter else 0)
         return chosen
 
+    def drop(self, tokens: int) -> None:
+        """The last `tokens` chosen tokens are behind the end and not part of the text."""
+        self._session.rollback(self._session.length - tokens)
+
     def _choose(self, tokens: np.ndarray, drafts: Sequence[int], rows: str) -> tuple[list[int], np.ndarray]:
         """A pass over `tokens`, of which the last len(drafts) are drafts: the tokens chosen while the drafts agree, and the
         hidden rows. Greedy choices come out of the pass itself."""
@@ -94,7 +98,7 @@ class Decoder:
 
 
 def decode(session: Session, prompt: np.ndarray, options: Options, tokenizer: Any, length: AutoLength | FixedLength) -> Iterator[Piece]:
-    """The text after the session's text and `prompt` (int32), in pieces; the last has the reason why it ended and the stats.
+    """The text after the session's text and `prompt` (int32, not empty), in pieces; the last has the reason why it ended and the stats.
 
     Between pieces, and when the iterator is closed, the session holds what was read: all but the newest token. The prompt must
     leave room in the context.
@@ -105,10 +109,13 @@ def decode(session: Session, prompt: np.ndarray, options: Options, tokenizer: An
     room = model.context_length - session.length - len(prompt)
     if options.max_tokens is not None:
         room = min(room, options.max_tokens)
+    return _pieces(decoder, prompt, options, tokenizer, room, stats)
+
+
+def _pieces(decoder: Decoder, prompt: np.ndarray, options: Options, tokenizer: Any, room: int, stats: Stats) -> Iterator[Piece]:
     if room == 0:
         yield Piece("", [], "length", stats)
         return
-
     text = TextStream(tokenizer, options.stop)   # type: ignore[arg-type]
     ends = tokenizer.eos_ids if tokenizer and options.stop_at_eos else frozenset()
     released = ""
@@ -127,8 +134,7 @@ def decode(session: Session, prompt: np.ndarray, options: Options, tokenizer: An
             if finish:
                 break
         if finish:
-            # Drafts accepted after the end are not part of the text.
-            session.rollback(session.length - (len(chosen) - 1 - index))
+            decoder.drop(len(chosen) - 1 - index)
             stats.decode_seconds += time.perf_counter() - clock
             yield Piece(released, waiting, finish, stats)
             return

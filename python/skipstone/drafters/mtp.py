@@ -29,7 +29,8 @@ class MtpDrafter:
 
 
 class MtpState:
-    """Pairs 0 .. _paired - 1 are in the head's cache; _waiting holds the hidden states of the positions that follow.
+    """Pairs 0 .. _paired - 1 are in the head's cache; _waiting holds the hidden states of the positions that follow, as blocks
+    (first position, rows).
 
     The newest pair in the cache may be tentative: its token was chosen, but not read when it was drafted after. _tentative keeps
     that token and hidden state until the text shows whether it was right; in the decode loop it always is.
@@ -39,18 +40,19 @@ class MtpState:
         self._drafter = drafter
         self._cache = drafter.program.sequence(drafter.kv_type)
         self._paired = 0
-        self._waiting: list[np.ndarray] = []
+        self._waiting: list[tuple[int, np.ndarray]] = []
         self._tentative: tuple[int, np.ndarray] | None = None
 
     @property
     def _known(self) -> int:
-        return self._paired + sum(len(rows) for rows in self._waiting)
+        """Hidden states of the positions before this one are known."""
+        return self._waiting[-1][0] + len(self._waiting[-1][1]) if self._waiting else self._paired
 
     def observe(self, text: Sequence[int], start: int, hidden: np.ndarray) -> None:
         self._settle()
-        fresh = hidden[self._known - start:] if start <= self._known else hidden[:0]
-        if len(fresh):
-            self._waiting.append(fresh)
+        known = self._known
+        if start <= known < start + len(hidden):
+            self._waiting.append((known, hidden[known - start:]))
         if self._known - self._paired > FLUSH:
             self._confirm(text)
             self._flush(text)
@@ -80,7 +82,7 @@ class MtpState:
             self._cache.rollback(pairs)
             self._paired, self._waiting = self._cache.length, []
         elif self._known > length:
-            self._waiting = [self._first(length - self._paired)]
+            self._waiting = [(self._paired, self._first(length - self._paired))] if length > self._paired else []
 
     def _settle(self) -> None:
         """Where an interrupted call left the cache with more than was counted, that goes; with less, the rest is missing."""
@@ -95,7 +97,7 @@ class MtpState:
         (token, hidden), pair = self._tentative, self._paired - 1
         if not (len(text) > pair + 1 and text[pair + 1] == token):
             whole = self._cache.rollback(pair)
-            self._paired, self._waiting = self._cache.length, [hidden, *self._waiting] if whole else []
+            self._paired, self._waiting = self._cache.length, [(pair, hidden), *self._waiting] if whole else []
         self._tentative = None
 
     def _flush(self, text: Sequence[int]) -> None:
@@ -110,18 +112,11 @@ class MtpState:
 
     def _first(self, rows: int) -> np.ndarray:
         """The first hidden states that wait, (rows, width)."""
-        taken: list[np.ndarray] = []
-        for block in self._waiting:
-            if rows:
-                taken.append(block[:rows])
-                rows -= len(taken[-1])
+        end = self._paired + rows
+        taken = [block[:end - start] for start, block in self._waiting if start < end]
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
-    def _after(self, rows: int) -> list[np.ndarray]:
+    def _after(self, rows: int) -> list[tuple[int, np.ndarray]]:
         """What waits behind the first `rows`."""
-        left = []
-        for block in self._waiting:
-            if rows < len(block):
-                left.append(block[rows:])
-            rows = max(0, rows - len(block))
-        return left
+        end = self._paired + rows
+        return [(max(start, end), block[max(0, end - start):]) for start, block in self._waiting if start + len(block) > end]

@@ -97,7 +97,8 @@ def index_files(index: Path) -> dict[str, str]:
     for name, part in weight_map.items():
         # A plain name: an index must not reach files outside its folder.
         if not isinstance(part, str) or not part.endswith(".safetensors") or set(part) & set("/\\\0:") or part.startswith("."):
-            raise FileError(f"{file}: tensor {shown(name)} lies in {shown(repr(part))}; expected the plain name of a .safetensors file in the same folder")
+            raise FileError(f"{file}: tensor {shown(name)} lies in {shown(repr(part))}; expected the plain name of a .safetensors file "
+                            "in the same folder")
     return weight_map
 
 

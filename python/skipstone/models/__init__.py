@@ -1,4 +1,5 @@
 """Model descriptions: each architecture is recorded once as the operations of a native Program."""
+
 from .network import DrafterNetwork, Network
 from .registry import build_drafter, build_network
 

@@ -1,4 +1,5 @@
 """What several families share: rotary frequencies, the feed-forward block, the tied head."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -16,7 +17,7 @@ TABLE = "token_embd.weight"
 def rope_frequencies(theta: float, rotated: int, factor: float = 1.0, of: int | None = None) -> np.ndarray:
     """theta^(-2j/of) / factor for j < rotated/2, float32; of: the exponent's denominator, `rotated` where not given."""
     exponents = np.arange(0, rotated, 2, dtype=np.float64) / (of or rotated)
-    return (1.0 / (theta ** exponents * factor)).astype(np.float32)
+    return (1.0 / (theta**exponents * factor)).astype(np.float32)
 
 
 def mlp(b: Builder, w: Layer, h: Rows, activation: str) -> Rows:
@@ -37,8 +38,7 @@ def is_tied(keys: Keys) -> bool:
     """Whether the head is the embedding table. The configuration's top level counts before what is nested in it."""
     declared: bool | None = None
     for top in (False, True):
-        _, value = keys.find(None, "tie_word_embeddings", top)
-        if value is not None:
+        if keys.value(None, "tie_word_embeddings", top) is not None:
             declared = keys.flag(None, "tie_word_embeddings", False, top)
     return tied(keys.file, declared)
 
@@ -55,9 +55,19 @@ def require_activation(keys: Keys, config: str, name: str, runs: tuple[str, ...]
         keys.refuse(f"the activation {found!r}", f"key {config}; expected {name}")
 
 
+def refuse_experts(keys: Keys) -> None:
+    """Mixtures of experts come under other names, but also as a variant of a dense family."""
+    if keys.integer("expert_count", "num_experts", 0, 1 << 16, default=0):
+        keys.refuse("a mixture of experts", f"key {keys.name('expert_count', 'num_experts')}")
+
+
 def rope_scaling(keys: Keys, config: str) -> float:
-    """The factor that positions are divided by: GGUF rope.scaling.*, or the object `config` (rope_type default, linear or absent). Other scalings are refused."""
-    kind = keys.word("rope.scaling.type", None, "none") if keys.gguf else keys.word(None, f"{config}.rope_type") or keys.word(None, f"{config}.type", "default")
+    """The factor that positions are divided by: from GGUF's rope.scaling.*, or the object `config`. Scalings other than linear are refused."""
+    kind = (
+        keys.word("rope.scaling.type", None, "none")
+        if keys.gguf
+        else keys.word(None, f"{config}.rope_type") or keys.word(None, f"{config}.type", "default")
+    )
     if kind in ("none", "default", ""):
         return 1.0
     if kind == "linear":
@@ -67,23 +77,27 @@ def rope_scaling(keys: Keys, config: str) -> float:
 
 def rope_object(keys: Keys) -> str:
     """Where config.json keeps its rotary parameters: rope_parameters, in older files rope_scaling."""
-    return "rope_scaling" if not keys.gguf and keys.find(None, "rope_parameters")[1] is None else "rope_parameters"
+    return "rope_scaling" if not keys.gguf and keys.value(None, "rope_parameters") is None else "rope_parameters"
 
 
 def rope_theta(keys: Keys) -> float:
     """The rotary base. A missing one is an error: the released models are far from any default."""
-    name = "rope_theta" if not keys.gguf and keys.find(None, "rope_parameters.rope_theta")[1] is None else "rope_parameters.rope_theta"
+    name = next((n for n in ("rope_parameters.rope_theta", "rope_theta") if keys.value(None, n) is not None), "rope_parameters.rope_theta")
     return keys.number("rope.freq_base", name, 1.0, 1e12)
+
+
+def head_size(keys: Keys, gguf: str | None, config: str | None, default: int | None = None) -> int:
+    """The values of a head: a multiple of 8 for the kernels' sake."""
+    size = keys.integer(gguf, config, 8, LARGEST_HEAD, default)
+    if size % 8:
+        keys.fail(keys.name(gguf, config), size, f"a multiple of 8 up to {LARGEST_HEAD}")
+    return size
 
 
 def check_heads(keys: Keys, heads: int, kv_heads: int, head: int) -> None:
     """What attention needs of its heads; in GGUF keys and values must be of one size."""
     if heads % kv_heads:
-        name, _ = keys.find("attention.head_count_kv", "num_key_value_heads")
-        keys.fail(name, kv_heads, f"a divisor of the {heads} query heads")
-    if head % 8:
-        name, _ = keys.find("attention.key_length", "head_dim")
-        keys.fail(name, head, "a multiple of 8")
+        keys.fail(keys.name("attention.head_count_kv", "num_key_value_heads"), kv_heads, f"a divisor of the {heads} query heads")
     value = keys.integer("attention.value_length", None, most=LARGEST_HEAD, default=head)
     if value != head:
-        keys.fail(keys.find("attention.value_length", None)[0], value, f"the key length {head}")
+        keys.fail(keys.name("attention.value_length", None), value, f"the key length {head}")

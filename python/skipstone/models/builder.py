@@ -3,6 +3,7 @@
 A description calls one method an operation, in order. Each returns the rows that it makes, of which only the width is known
 here; the number of rows is a pass's own. The recording is plain data (`spec`), which tests also interpret with numpy.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..errors import ModelError
 
-LARGEST_HEAD = 512   # of an attention or delta-net head, in the native kernels
+LARGEST_HEAD = 512  # of an attention or delta-net head, in the native kernels
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,61 @@ class Builder:
         """Attention to another program's cache; window > 0: to its last `window` positions."""
         _heads("attend", heads, kv_heads, head)
         _widths("attend", (q, heads * head))
-        return self._op("attend", [q], [q.width], borrowed_state=borrowed_state, heads=heads, kv_heads=kv_heads, head=head, scale=scale, window=window)[0]
+        return self._op(
+            "attend", [q], [q.width], borrowed_state=borrowed_state, heads=heads, kv_heads=kv_heads, head=head, scale=scale, window=window
+        )[0]
 
-    def delta_net(self, qkv: Rows, z: Rows, a: Rows, b: Rows, *, key_heads: int, value_heads: int, head: int, conv: np.ndarray, kernel: int,
-                  decay: np.ndarray, dt_bias: np.ndarray, norm: np.ndarray, eps: float, key_of_value: Sequence[int]) -> Rows:
+    def delta_net(
+        self,
+        qkv: Rows,
+        z: Rows,
+        a: Rows,
+        b: Rows,
+        *,
+        key_heads: int,
+        value_heads: int,
+        head: int,
+        conv: np.ndarray,
+        kernel: int,
+        decay: np.ndarray,
+        dt_bias: np.ndarray,
+        norm: np.ndarray,
+        eps: float,
+        key_of_value: Sequence[int],
+    ) -> Rows:
         """Gated delta-net with its short convolution and its gated norm. conv: (channels * kernel,), a channel's taps together, oldest first;
         key_of_value: the key head of each value head."""
         channels = (2 * key_heads + value_heads) * head
         _need(0 < head <= LARGEST_HEAD, f"delta_net: heads of {head} values; expected 1 to {LARGEST_HEAD}")
         _widths("delta_net", (qkv, channels), (z, value_heads * head), (a, value_heads), (b, value_heads))
-        for name, vector, length in (("conv", conv, channels * kernel), ("decay", decay, value_heads), ("dt_bias", dt_bias, value_heads), ("norm", norm, head)):
+        for name, vector, length in (
+            ("conv", conv, channels * kernel),
+            ("decay", decay, value_heads),
+            ("dt_bias", dt_bias, value_heads),
+            ("norm", norm, head),
+        ):
             _need(np.shape(vector) == (length,), f"delta_net: {name} has shape {np.shape(vector)}; expected ({length},)")
-        _need(len(key_of_value) == value_heads and all(0 <= h < key_heads for h in key_of_value), f"delta_net: key_of_value must name one of {key_heads} key heads for each of {value_heads} value heads")
+        _need(
+            len(key_of_value) == value_heads and all(0 <= h < key_heads for h in key_of_value),
+            f"delta_net: key_of_value must name one of {key_heads} key heads for each of {value_heads} value heads",
+        )
         state = self._state(kind="delta", key_heads=key_heads, value_heads=value_heads, head=head, channels=channels, kernel=kernel)
-        return self._op("delta_net", [qkv, z, a, b], [z.width], state=state, key_heads=key_heads, value_heads=value_heads, head=head, conv=conv,
-                        kernel=kernel, decay=decay, dt_bias=dt_bias, norm=norm, eps=eps, key_of_value=list(key_of_value))[0]
+        return self._op(
+            "delta_net",
+            [qkv, z, a, b],
+            [z.width],
+            state=state,
+            key_heads=key_heads,
+            value_heads=value_heads,
+            head=head,
+            conv=conv,
+            kernel=kernel,
+            decay=decay,
+            dt_bias=dt_bias,
+            norm=norm,
+            eps=eps,
+            key_of_value=list(key_of_value),
+        )[0]
 
     def glu(self, gate: Rows, up: Rows, activation: str) -> Rows:
         """activation(gate) * up; activation is silu or gelu_tanh."""

@@ -1,4 +1,5 @@
-"""Gemma 3, text (Gemma 3 Technical Report, 2025): five sliding-window layers to one global, sandwich norms, norms over each head of q and k, GeGLU."""
+"""Gemma 3, text (Gemma 3 Technical Report, 2025): five sliding-window layers to one global, sandwich norms, norms over q's and k's heads, GeGLU."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .blocks import HEAD, TABLE, check_heads, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies, rope_scaling
-from .builder import LARGEST_HEAD, Builder, Rows
+from .blocks import HEAD, TABLE, check_heads, head_size, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies, rope_scaling
+from .builder import Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
-from .network import MakeProgram, Network, bytes_per_row, make_program, title
+from .network import MakeProgram, Network, finish
 from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 GGUF = ("gemma3",)
 CONFIG = ("gemma3", "gemma3_text")
 CLASSES = ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM")
-NORM_OFFSET = 1.0                                            # safetensors stores every norm as the difference to 1
+NORM_OFFSET = 1.0  # safetensors stores every norm as the difference to 1
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Gemma3:
     query_scale: float
     theta: float
     theta_sliding: float
-    rope_factor: float                                       # positions of the global layers are divided by it
+    rope_factor: float  # positions of the global layers are divided by it
     softcap: float
     tied: bool
 
@@ -47,9 +48,13 @@ class Gemma3:
         layers = keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS)
         hidden = keys.integer("embedding_length", "hidden_size")
         heads = keys.integer("attention.head_count", "num_attention_heads", most=MOST_HEADS)
-        head = keys.integer("attention.key_length", "head_dim", most=LARGEST_HEAD)
-        new = not keys.gguf and keys.find(None, "rope_parameters")[1] is not None          # how recent config.json files say it
-        theta, theta_sliding = ("rope_parameters.full_attention.rope_theta", "rope_parameters.sliding_attention.rope_theta") if new else ("rope_theta", "rope_local_base_freq")
+        head = head_size(keys, "attention.key_length", "head_dim")
+        new = not keys.gguf and keys.value(None, "rope_parameters") is not None  # how recent config.json files say it
+        theta, theta_sliding = (
+            ("rope_parameters.full_attention.rope_theta", "rope_parameters.sliding_attention.rope_theta")
+            if new
+            else ("rope_theta", "rope_local_base_freq")
+        )
         p = cls(
             #                           GGUF                                 config.json
             layers=layers,
@@ -74,6 +79,8 @@ class Gemma3:
         require_activation(keys, "hidden_activation", "tanh-approximated gelu", ("gelu_pytorch_tanh",))
         if keys.number("attn_logit_softcapping", "attn_logit_softcapping", 0.0, 1e6, default=0.0):
             keys.refuse("a soft cap in attention", "key attn_logit_softcapping")
+        if keys.word(None, "rope_parameters.sliding_attention.rope_type", "default") != "default":
+            keys.refuse("scaled rotary embeddings in sliding layers", "key rope_parameters.sliding_attention.rope_type")
         if keys.flag(None, "attention_bias", False):
             keys.refuse("attention with biases", "key attention_bias")
         if keys.flag(None, "use_bidirectional_attention", False):
@@ -87,20 +94,23 @@ class Gemma3:
         if not self.tied:
             yield matrix(HEAD, "/lm_head.weight", self.vocabulary, H)
         for i in range(self.layers):
-            yield from layer(i, [
-                #      GGUF                     safetensors                          shape
-                norm("attn_norm.weight", "input_layernorm.weight", H),
-                matrix("attn_q.weight", "self_attn.q_proj.weight", q, H),
-                matrix("attn_k.weight", "self_attn.k_proj.weight", kv, H),
-                matrix("attn_v.weight", "self_attn.v_proj.weight", kv, H),
-                norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head),
-                norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head),
-                matrix("attn_output.weight", "self_attn.o_proj.weight", H, q),
-                norm("post_attention_norm.weight", "post_attention_layernorm.weight", H),
-                norm("ffn_norm.weight", "pre_feedforward_layernorm.weight", H),
-                *mlp_names(H, self.ffn),
-                norm("post_ffw_norm.weight", "post_feedforward_layernorm.weight", H),
-            ])
+            yield from layer(
+                i,
+                [
+                    #      GGUF                     safetensors                          shape
+                    norm("attn_norm.weight", "input_layernorm.weight", H),
+                    matrix("attn_q.weight", "self_attn.q_proj.weight", q, H),
+                    matrix("attn_k.weight", "self_attn.k_proj.weight", kv, H),
+                    matrix("attn_v.weight", "self_attn.v_proj.weight", kv, H),
+                    norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head),
+                    norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head),
+                    matrix("attn_output.weight", "self_attn.o_proj.weight", H, q),
+                    norm("post_attention_norm.weight", "post_attention_layernorm.weight", H),
+                    norm("ffn_norm.weight", "pre_feedforward_layernorm.weight", H),
+                    *mlp_names(H, self.ffn),
+                    norm("post_ffw_norm.weight", "post_feedforward_layernorm.weight", H),
+                ],
+            )
 
 
 def decoder_layer(b: Builder, p: Gemma3, w: Layer, sliding: bool, frequencies: np.ndarray, x: Rows) -> Rows:
@@ -128,13 +138,14 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights), p.softcap)
-    made, spec = make_program(file, b, program)
-    return Network(made, spec, "gemma3", title(file), file.architecture, p.hidden, p.vocabulary, p.context, bytes_per_row(spec), weights[TABLE], scale, head_weight(weights))
+    return finish(file, b, p, "gemma3", weights[TABLE], scale, head_weight(weights), program)
 
 
 def sliding_layers(keys: Keys, layers: int) -> tuple[bool, ...]:
     """Which layers have a window: as listed, else all but every sixth, or as often as the pattern's one number says."""
-    listed = keys.flags("attention.sliding_window_pattern", None, layers) if keys.gguf else keys.layer_types(layers, "sliding_attention", "full_attention")
+    listed = (
+        keys.flags("attention.sliding_window_pattern", None, layers) if keys.gguf else keys.layer_types(layers, "sliding_attention", "full_attention")
+    )
     if listed is not None:
         return listed
     pattern = keys.integer("attention.sliding_window_pattern", "sliding_window_pattern", most=MOST_LAYERS, default=6)
@@ -144,5 +155,5 @@ def sliding_layers(keys: Keys, layers: int) -> tuple[bool, ...]:
 def query_scale(keys: Keys, layers: int, hidden: int, heads: int, head: int) -> float:
     """query_pre_attn_scalar^-0.5. GGUF has no key for it: the head size, but for the 27B, which its 62 layers tell apart, hidden size over heads."""
     if keys.gguf:
-        return (hidden / heads if layers == 62 else head) ** -0.5
-    return keys.number(None, "query_pre_attn_scalar", 1e-3, 1e6, default=float(head)) ** -0.5
+        return float((hidden / heads if layers == 62 else head) ** -0.5)
+    return float(keys.number(None, "query_pre_attn_scalar", 1e-3, 1e6, default=float(head)) ** -0.5)

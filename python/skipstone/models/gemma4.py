@@ -3,6 +3,7 @@
 What sets it apart: v has a norm without weight, the attention scale is 1, norms multiply by their weight as stored, global layers may use the raw key
 projection as values, and only the first quarter of a global head's pairs turn ("proportional" rotary). config.json's defaults are traps; see `read`.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -12,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ModelError
-from .blocks import HEAD, TABLE, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies
+from .blocks import HEAD, TABLE, head_size, head_weight, is_tied, mlp, mlp_names, refuse_experts, require_activation, rope_frequencies
 from .builder import LARGEST_HEAD, Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
-from .network import MakeProgram, Network, bytes_per_row, make_program, title
-from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm, vector
+from .network import MakeProgram, Network, finish
+from .weights import PREFIXES, Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm, vector
 
 if TYPE_CHECKING:
     from ..files import ModelFile
@@ -31,7 +32,7 @@ class Gemma4:
     layers: int
     sliding: tuple[bool, ...]
     hidden: int
-    heads: tuple[int, ...]                                   # a layer each, like the next three
+    heads: tuple[int, ...]  # a layer each, like the next three
     kv_heads: tuple[int, ...]
     head: tuple[int, ...]
     ffn: tuple[int, ...]
@@ -42,7 +43,7 @@ class Gemma4:
     eps: float
     theta: float
     theta_sliding: float
-    partial: float                                           # share of a global head's pairs that turn
+    partial: float  # share of a global head's pairs that turn
     softcap: float
     tied: bool
 
@@ -69,7 +70,7 @@ class Gemma4:
             eps=keys.number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-12, 0.1),
             theta=keys.number("rope.freq_base", full + "rope_theta", 1.0, 1e12, default=1e6),
             theta_sliding=keys.number("rope.freq_base_swa", "rope_parameters.sliding_attention.rope_theta", 1.0, 1e12, default=1e4),
-            partial=keys.number(None, full + "partial_rotary_factor", 0.0, 1.0, default=0.25),
+            partial=keys.number(None, full + "partial_rotary_factor", 0.0, 1.0, default=0.25 if keys.value(None, "rope_parameters") is None else 1.0),
             softcap=keys.number("final_logit_softcapping", "final_logit_softcapping", 0.0, 1e6, default=0.0),
             tied=is_tied(keys),
         )
@@ -79,29 +80,39 @@ class Gemma4:
     def check(self, keys: Keys) -> None:
         for i in range(self.layers):
             if self.heads[i] % self.kv_heads[i]:
-                keys.fail(keys.find("attention.head_count_kv", "num_key_value_heads")[0], self.kv_heads[i], f"a divisor of the {self.heads[i]} query heads in layer {i}")
-            if self.head[i] % 8:
-                keys.fail(keys.find("attention.key_length_swa", "head_dim")[0], self.head[i], "a multiple of 8")
-        for gguf, key_length in (("attention.value_length", "attention.key_length"), ("attention.value_length_swa", "attention.key_length_swa"),
-                                 ("rope.dimension_count", "attention.key_length"), ("rope.dimension_count_swa", "attention.key_length_swa")):
+                keys.fail(
+                    keys.name("attention.head_count_kv", "num_key_value_heads"),
+                    self.kv_heads[i],
+                    f"a divisor of the {self.heads[i]} query heads in layer {i}",
+                )
+        for gguf, key_length in (
+            ("attention.value_length", "attention.key_length"),
+            ("attention.value_length_swa", "attention.key_length_swa"),
+            ("rope.dimension_count", "attention.key_length"),
+            ("rope.dimension_count_swa", "attention.key_length_swa"),
+        ):
             size = keys.integer(key_length, None, default=0)
             if keys.gguf and keys.integer(gguf, None, default=size) != size:
-                keys.fail(keys.find(gguf, None)[0], keys.find(gguf, None)[1], f"{size}, as {key_length}")
+                keys.fail(keys.name(gguf, None), keys.value(gguf, None), f"{size}, as {key_length}")
         require_activation(keys, "hidden_activation", "tanh-approximated gelu", ("gelu_pytorch_tanh",))
-        rope = keys.word(None, "rope_parameters.full_attention.rope_type", "proportional"), keys.word(None, "rope_parameters.sliding_attention.rope_type", "default")
-        scaling = keys.word("rope.scaling.type", None, "none")
-        if rope != ("proportional", "default") or scaling != "none":
-            keys.refuse(f"rotary embeddings of type {rope[0] if scaling == 'none' else scaling!r}", "key rope.scaling.type" if keys.gguf else "key rope_parameters")
+        for gguf, config, runs in (
+            ("rope.scaling.type", "rope_parameters.full_attention.rope_type", ("none", "proportional")),
+            (None, "rope_parameters.sliding_attention.rope_type", ("default",)),
+        ):
+            if (kind := keys.word(gguf, config, runs[0])) not in runs:
+                keys.refuse(f"rotary embeddings of type {kind!r}", f"key {keys.name(gguf, config)}")
         if keys.flag(None, "attention_bias", False):
             keys.refuse("attention with biases", "key attention_bias")
-        if keys.find(None, "use_bidirectional_attention")[1] not in (None, False, "vision"):
+        if keys.value(None, "use_bidirectional_attention") not in (None, False, "vision"):
             keys.refuse("an embedding model with attention in both directions", "key use_bidirectional_attention")
-        for gguf, config in (("expert_count", "num_experts"),):
-            if keys.integer(gguf, config, 0, 1 << 16, default=0) or keys.flag(None, "enable_moe_block", False):
-                keys.refuse("a mixture of experts", f"key {keys.find(gguf, config)[0]}")
-        if keys.integer("embedding_length_per_layer_input", "hidden_size_per_layer_input", 0, default=0) or "per_layer_token_embd.weight" in keys.file.tensors \
-                or any(n.endswith("embed_tokens_per_layer.weight") for n in keys.file.tensors):
-            keys.refuse("per-layer embeddings", f"key {keys.find('embedding_length_per_layer_input', 'hidden_size_per_layer_input')[0]}")
+        refuse_experts(keys)
+        if keys.flag(None, "enable_moe_block", False):
+            keys.refuse("a mixture of experts", "key enable_moe_block")
+        for name in ("per_layer_token_embd.weight", *(p + "embed_tokens_per_layer.weight" for p in PREFIXES)):
+            if name in keys.file.tensors:
+                keys.refuse("per-layer embeddings", f"tensor {name}")
+        if keys.integer("embedding_length_per_layer_input", "hidden_size_per_layer_input", 0, default=0):
+            keys.refuse("per-layer embeddings", f"key {keys.name('embedding_length_per_layer_input', 'hidden_size_per_layer_input')}")
 
     def names(self) -> Iterator[Name]:
         yield matrix(TABLE, "embed_tokens.weight", self.vocabulary, self.hidden)
@@ -131,7 +142,11 @@ class Gemma4:
     def key_names(self, i: int) -> list[Name]:
         kv = self.kv_heads[i] * self.head[i]
         values = [] if self.keys_are_values[i] else [matrix("attn_v.weight", "self_attn.v_proj.weight", kv, self.hidden)]
-        return [matrix("attn_k.weight", "self_attn.k_proj.weight", kv, self.hidden), norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head[i]), *values]
+        return [
+            matrix("attn_k.weight", "self_attn.k_proj.weight", kv, self.hidden),
+            norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head[i]),
+            *values,
+        ]
 
 
 def decoder_layer(b: Builder, p: Gemma4, w: Layer, i: int, frequencies: np.ndarray, x: Rows) -> Rows:
@@ -140,7 +155,7 @@ def decoder_layer(b: Builder, p: Gemma4, w: Layer, i: int, frequencies: np.ndarr
     h = b.rms_norm(x, w.attn_norm, p.eps)
     if p.keys_are_values[i]:
         q, k = b.matmul(h, w.attn_q, w.attn_k)
-        v = k                                                # raw: before k's norm weight and rotation
+        v = k  # raw: before k's norm weight and rotation
     else:
         q, k, v = b.matmul(h, w.attn_q, w.attn_k, w.attn_v)
     q = b.rope(b.rms_norm(q, w.attn_q_norm, p.eps), d, frequencies)
@@ -161,7 +176,7 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     p = Gemma4.read(keys)
     shared = keys.integer("attention.shared_kv_layers", "num_kv_shared_layers", 0, default=0)
     if shared:
-        keys.refuse(f"{shared} layers that share their keys and values", f"key {keys.find('attention.shared_kv_layers', 'num_kv_shared_layers')[0]}")
+        keys.refuse(f"{shared} layers that share their keys and values", f"key {keys.name('attention.shared_kv_layers', 'num_kv_shared_layers')}")
     if keys.flag(None, "use_double_wide_mlp", False):
         keys.refuse("feed-forward blocks of double width", "key use_double_wide_mlp")
     weights = Weights(file, p.names(), make_weight)
@@ -175,8 +190,7 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights), p.softcap)
-    made, spec = make_program(file, b, program)
-    return Network(made, spec, "gemma4", title(file), file.architecture, p.hidden, p.vocabulary, p.context, bytes_per_row(spec), weights[TABLE], scale, head_weight(weights))
+    return finish(file, b, p, "gemma4", weights[TABLE], scale, head_weight(weights), program)
 
 
 def frequencies_of(p: Gemma4, file: ModelFile, sliding: bool) -> np.ndarray:
@@ -191,7 +205,7 @@ def frequencies_of(p: Gemma4, file: ModelFile, sliding: bool) -> np.ndarray:
         if not (divisors > 0).all():
             raise ModelError(f"{file.name}: tensor rope_freqs.weight holds {divisors.min():g}; expected divisors above 0")
         return np.where(divisors < 1e20, frequencies / divisors, np.float32(0))
-    frequencies[int(p.partial * head / 2):] = 0
+    frequencies[int(p.partial * head / 2) :] = 0
     return frequencies
 
 
@@ -200,7 +214,8 @@ def sliding_layers(keys: Keys, layers: int) -> tuple[bool, ...]:
     if keys.gguf:
         listed = keys.flags("attention.sliding_window_pattern", None, layers)
         if listed is None:
-            keys.fail(keys.find("attention.sliding_window_pattern", None)[0], keys.find("attention.sliding_window_pattern", None)[1], f"a list of {layers}, one a layer")
+            pattern = "attention.sliding_window_pattern", None
+            keys.fail(keys.name(*pattern), keys.value(*pattern), f"a list of {layers}, one a layer")
         return listed
     listed = keys.layer_types(layers, "sliding_attention", "full_attention")
     types = listed if listed is not None else tuple((i + 1) % 6 != 0 for i in range(layers))
@@ -210,15 +225,15 @@ def sliding_layers(keys: Keys, layers: int) -> tuple[bool, ...]:
 def cache_shapes(keys: Keys, layers: int, sliding: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Key/value heads and head size of every layer. config.json says what global layers have by global_* keys or, re-saved, by per_layer_config."""
     if keys.gguf:
-        of = {True: keys.integer("attention.key_length_swa", None, most=LARGEST_HEAD) if any(sliding) else 0, False: keys.integer("attention.key_length", None, most=LARGEST_HEAD)}
+        of = {False: head_size(keys, "attention.key_length", None), True: head_size(keys, "attention.key_length_swa", None) if any(sliding) else 0}
         return keys.integers("attention.head_count_kv", None, layers, most=MOST_HEADS), tuple(of[s] for s in sliding)
     kv_heads = [keys.integer(None, "num_key_value_heads", most=MOST_HEADS)] * layers
-    head = [keys.integer(None, "head_dim", most=LARGEST_HEAD)] * layers
-    own = keys.find(None, "per_layer_config")[1]
+    head = [head_size(keys, None, "head_dim")] * layers
+    own = keys.value(None, "per_layer_config")
     if own is not None:
         overrides(keys, own, layers, kv_heads, head)
         return tuple(kv_heads), tuple(head)
-    of_global = keys.integer(None, "global_head_dim", most=LARGEST_HEAD, default=512)
+    of_global = head_size(keys, None, "global_head_dim", default=LARGEST_HEAD)
     if keys.flag(None, "attention_k_eq_v", False):
         kv_global = keys.integer(None, "num_global_key_value_heads", most=MOST_HEADS, default=kv_heads[0])
         kv_heads = [n if s else kv_global for n, s in zip(kv_heads, sliding)]
@@ -231,8 +246,11 @@ def overrides(keys: Keys, own: Any, layers: int, kv_heads: list[int], head: list
     for index, settings in own.items():
         if not (isinstance(index, str) and index.isdecimal() and len(index) < 5 and int(index) < layers) or not isinstance(settings, dict):
             keys.fail("per_layer_config", index, f"layer numbers below {layers}, each with an object")
+        for name in settings:
+            if name not in ("head_dim", "num_key_value_heads"):
+                keys.refuse(f"layers that differ in {name!r}", f"key per_layer_config.{index}")
         at = f"per_layer_config.{index}."
-        head[int(index)] = keys.integer(None, at + "head_dim", most=LARGEST_HEAD, default=head[int(index)])
+        head[int(index)] = head_size(keys, None, at + "head_dim", default=head[int(index)])
         kv_heads[int(index)] = keys.integer(None, at + "num_key_value_heads", most=MOST_HEADS, default=kv_heads[int(index)])
 
 

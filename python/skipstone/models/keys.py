@@ -2,6 +2,7 @@
 
 Every value is checked where it is read: kind, range, finite. So a description may compute with what it gets.
 """
+
 from __future__ import annotations
 
 import math
@@ -42,7 +43,7 @@ class Keys:
         """For what is well formed, but not implemented."""
         raise ModelError(f"{self.source}: {feature} ({because}), which Skipstone cannot run yet")
 
-    def find(self, gguf: str | None, config: str | None, top: bool = False) -> tuple[str, Any]:
+    def _find(self, gguf: str | None, config: str | None, top: bool = False) -> tuple[str, Any]:
         """The key's full name and its value, None where it is absent. top: at config.json's top level, whatever is nested."""
         name = gguf if self.gguf else config
         if name is None:
@@ -59,8 +60,16 @@ class Keys:
                 break
         return full, value
 
+    def name(self, gguf: str | None, config: str | None, top: bool = False) -> str:
+        """The key's full name in this file, for messages."""
+        return self._find(gguf, config, top)[0]
+
+    def value(self, gguf: str | None, config: str | None, top: bool = False) -> Any:
+        """What the file holds, unchecked; None where the key is absent."""
+        return self._find(gguf, config, top)[1]
+
     def integer(self, gguf: str | None, config: str | None, least: int = 1, most: int = WIDEST, default: int | None = None) -> int:
-        key, value = self.find(gguf, config)
+        key, value = self._find(gguf, config)
         expected = f"a whole number from {least} to {most}"
         if value is None:
             if default is None:
@@ -71,9 +80,11 @@ class Keys:
             self.fail(key, value, expected)
         return number
 
-    def integers(self, gguf: str | None, config: str | None, count: int, least: int = 1, most: int = WIDEST, of: int | None = None) -> tuple[int, ...]:
-        """One for each of `count` layers: the file holds one number for all, or a list for `of` layers (default: count) of which the first count are taken."""
-        key, value = self.find(gguf, config)
+    def integers(
+        self, gguf: str | None, config: str | None, count: int, least: int = 1, most: int = WIDEST, of: int | None = None
+    ) -> tuple[int, ...]:
+        """One for each of `count` layers. The file holds one number for all, or a list for `of` layers (default: count), the first are taken."""
+        key, value = self._find(gguf, config)
         values = self._list(value)
         if values is None:
             return (self.integer(gguf, config, least, most),) * count
@@ -86,7 +97,7 @@ class Keys:
         return tuple(n for n in numbers if n is not None)
 
     def number(self, gguf: str | None, config: str | None, least: float, most: float, default: float | None = None) -> float:
-        key, value = self.find(gguf, config)
+        key, value = self._find(gguf, config)
         expected = f"a number from {least:g} to {most:g}"
         if value is None:
             if default is None:
@@ -96,12 +107,12 @@ class Keys:
             number = float(value) if not isinstance(value, (bool, str, bytes)) else math.nan
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if not least <= number <= most:          # false for NaN
+        if not least <= number <= most:  # false for NaN
             self.fail(key, value, expected)
         return number
 
     def flag(self, gguf: str | None, config: str | None, default: bool, top: bool = False) -> bool:
-        key, value = self.find(gguf, config, top)
+        key, value = self._find(gguf, config, top)
         if value is None:
             return default
         if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
@@ -110,7 +121,7 @@ class Keys:
 
     def flags(self, gguf: str | None, config: str | None, count: int, of: int | None = None) -> tuple[bool, ...] | None:
         """One for each of `count` layers, from a list for `of` layers (default: count); None where the key is absent or holds one number."""
-        key, value = self.find(gguf, config)
+        key, value = self._find(gguf, config)
         values = self._list(value)
         if values is None:
             return None
@@ -122,14 +133,14 @@ class Keys:
         return tuple(bool(v) for v in values[:count])
 
     def word(self, gguf: str | None, config: str | None, default: str | None = None) -> str | None:
-        key, value = self.find(gguf, config)
+        key, value = self._find(gguf, config)
         if value is not None and not isinstance(value, str):
             self.fail(key, value, "a string")
         return default if value is None else value
 
     def layer_types(self, count: int, first: str, second: str) -> tuple[bool, ...] | None:
         """config.json's layer_types, True where a layer is of type `first` rather than `second`; None where absent."""
-        key, value = self.find(None, "layer_types")
+        key, value = self._find(None, "layer_types")
         values = self._list(value)
         if values is None:
             if value is not None:
@@ -156,7 +167,7 @@ class Keys:
     def _list(value: Any) -> list[Any] | None:
         if isinstance(value, (list, tuple)):
             return list(value)
-        if getattr(value, "ndim", 0) == 1:      # a numpy array
+        if getattr(value, "ndim", 0) == 1:  # a numpy array
             return list(value.tolist())
         return None
 

@@ -1,9 +1,10 @@
 """A model as something that runs: its recorded pass and what others need to know of it."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .. import _native
 from ..errors import ArgumentError, ModelError
@@ -12,7 +13,7 @@ from .builder import Builder
 if TYPE_CHECKING:
     from ..files import ModelFile
 
-MakeProgram = Callable[[dict[str, Any]], Any]   # spec -> a native Program or a stand-in for it
+MakeProgram = Callable[[dict[str, Any]], Any]  # spec -> a native Program or a stand-in for it
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Network:
     head: Any = field(repr=False)
 
     def last_cache(self, sliding: bool) -> int | None:
-        """The index, among the states of a sequence, of the last layer's cache that has a window, or has none; None where no layer is of that kind."""
+        """The state (its index in a sequence) of the last sliding or last global layer; None where no layer is of that kind."""
         kinds = [i for i, s in enumerate(self.spec["states"]) if s["kind"] == "kv" and (s["window"] > 0) == sliding]
         return kinds[-1] if kinds else None
 
@@ -62,6 +63,36 @@ class DrafterNetwork:
     @property
     def borrows(self) -> bool:
         return self.kind == "assistant"
+
+
+class Sizes(Protocol):
+    """What a description's hyper-parameters tell of any model."""
+
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+
+
+def finish(file: ModelFile, b: Builder, sizes: Sizes, family: str, embedding: Any, scale: float, head: Any, program: MakeProgram | None) -> Network:
+    """The network whose pass `b` has recorded."""
+    made, spec = make_program(file, b, program)
+    return Network(
+        program=made,
+        spec=spec,
+        family=family,
+        name=title(file),
+        architecture=file.architecture,
+        hidden_size=sizes.hidden,
+        vocab_size=sizes.vocabulary,
+        context_length=sizes.context,
+        bytes_per_row=bytes_per_row(spec),
+        embedding=embedding,
+        embedding_scale=scale,
+        head=head,
+    )
 
 
 def make_program(file: ModelFile, builder: Builder, make: MakeProgram | None) -> tuple[Any, dict[str, Any]]:

@@ -1,4 +1,5 @@
 """Qwen3, dense (Qwen3 Technical Report, 2025): pre-norm blocks, grouped attention with norms over each head of q and k, SwiGLU."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -7,17 +8,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .blocks import HEAD, TABLE, check_heads, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies, rope_object, rope_scaling, rope_theta
-from .builder import LARGEST_HEAD, Builder, Rows
+from .blocks import (
+    HEAD,
+    TABLE,
+    check_heads,
+    head_size,
+    head_weight,
+    is_tied,
+    mlp,
+    mlp_names,
+    require_activation,
+    rope_frequencies,
+    rope_object,
+    rope_scaling,
+    rope_theta,
+)
+from .builder import Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
-from .network import MakeProgram, Network, bytes_per_row, make_program, title
+from .network import MakeProgram, Network, finish
 from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm
 
 if TYPE_CHECKING:
     from ..files import ModelFile
 
 GGUF = ("qwen3",)
-CONFIG = ("qwen3", "orthrus")                                # Orthrus adds a second set of attention weights for its drafter, *_diff
+CONFIG = ("qwen3", "orthrus")  # Orthrus adds a second set of attention weights for its drafter, *_diff
 CLASSES = ("Qwen3ForCausalLM",)
 
 
@@ -44,7 +59,7 @@ class Qwen3:
             hidden=keys.integer("embedding_length", "hidden_size"),
             heads=keys.integer("attention.head_count", "num_attention_heads", most=MOST_HEADS),
             kv_heads=keys.integer("attention.head_count_kv", "num_key_value_heads", most=MOST_HEADS),
-            head=keys.integer("attention.key_length", "head_dim", most=LARGEST_HEAD),
+            head=head_size(keys, "attention.key_length", "head_dim"),
             ffn=keys.integer("feed_forward_length", "intermediate_size", most=1 << 24),
             context=keys.integer("context_length", "max_position_embeddings", most=LONGEST),
             eps=keys.number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-12, 0.1),
@@ -71,27 +86,30 @@ class Qwen3:
             yield matrix(HEAD, "/lm_head.weight", self.vocabulary, self.hidden)
         q, kv = self.heads * self.head, self.kv_heads * self.head
         for i in range(self.layers):
-            yield from layer(i, [
-                #      GGUF                     safetensors                          shape
-                norm("attn_norm.weight", "input_layernorm.weight", self.hidden),
-                matrix("attn_q.weight", "self_attn.q_proj.weight", q, self.hidden),
-                matrix("attn_k.weight", "self_attn.k_proj.weight", kv, self.hidden),
-                matrix("attn_v.weight", "self_attn.v_proj.weight", kv, self.hidden),
-                norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head),
-                norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head),
-                matrix("attn_output.weight", "self_attn.o_proj.weight", self.hidden, q),
-                norm("ffn_norm.weight", "post_attention_layernorm.weight", self.hidden),
-                *mlp_names(self.hidden, self.ffn),
-            ])
+            yield from layer(
+                i,
+                [
+                    #      GGUF                     safetensors                          shape
+                    norm("attn_norm.weight", "input_layernorm.weight", self.hidden),
+                    matrix("attn_q.weight", "self_attn.q_proj.weight", q, self.hidden),
+                    matrix("attn_k.weight", "self_attn.k_proj.weight", kv, self.hidden),
+                    matrix("attn_v.weight", "self_attn.v_proj.weight", kv, self.hidden),
+                    norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head),
+                    norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head),
+                    matrix("attn_output.weight", "self_attn.o_proj.weight", self.hidden, q),
+                    norm("ffn_norm.weight", "post_attention_layernorm.weight", self.hidden),
+                    *mlp_names(self.hidden, self.ffn),
+                ],
+            )
 
 
 def decoder_layer(b: Builder, p: Qwen3, w: Layer, frequencies: np.ndarray, x: Rows) -> Rows:
     """x (rows, hidden) -> (rows, hidden)"""
     h = b.rms_norm(x, w.attn_norm, p.eps)
     q, k, v = b.matmul(h, w.attn_q, w.attn_k, w.attn_v)
-    q = b.rope(b.rms_norm(q, w.attn_q_norm, p.eps), p.head, frequencies)                          # norms over each head
+    q = b.rope(b.rms_norm(q, w.attn_q_norm, p.eps), p.head, frequencies)  # norms over each head
     k = b.rope(b.rms_norm(k, w.attn_k_norm, p.eps), p.head, frequencies)
-    o = b.attention(q, k, v, heads=p.heads, kv_heads=p.kv_heads, head=p.head, scale=p.head ** -0.5)
+    o = b.attention(q, k, v, heads=p.heads, kv_heads=p.kv_heads, head=p.head, scale=p.head**-0.5)
     x = b.add(x, b.matmul(o, w.attn_output))
     return b.add(x, mlp(b, w, b.rms_norm(x, w.ffn_norm, p.eps), "silu"))
 
@@ -107,5 +125,4 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights))
-    made, spec = make_program(file, b, program)
-    return Network(made, spec, "qwen3", title(file), file.architecture, p.hidden, p.vocabulary, p.context, bytes_per_row(spec), weights[TABLE], 1.0, head_weight(weights))
+    return finish(file, b, p, "qwen3", weights[TABLE], 1.0, head_weight(weights), program)

@@ -3,6 +3,7 @@
 Value heads: a key head serves r = value_heads / key_heads of them. safetensors keeps those r together (value head h reads key head h // r), the GGUF
 converter deals them out in turn (h mod key_heads). Nothing is permuted here: `key_of_value` says which rule the file follows.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -12,10 +13,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ModelError
-from .blocks import HEAD, TABLE, check_heads, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies, rope_object, rope_scaling, rope_theta
+from .blocks import (
+    HEAD,
+    TABLE,
+    check_heads,
+    head_size,
+    head_weight,
+    is_tied,
+    mlp,
+    mlp_names,
+    refuse_experts,
+    require_activation,
+    rope_frequencies,
+    rope_object,
+    rope_scaling,
+    rope_theta,
+)
 from .builder import LARGEST_HEAD, Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
-from .network import MakeProgram, Network, bytes_per_row, make_program, title
+from .network import MakeProgram, Network, finish
 from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm, vector
 
 if TYPE_CHECKING:
@@ -24,14 +40,14 @@ if TYPE_CHECKING:
 GGUF = ("qwen35",)
 CONFIG = ("qwen3_5", "qwen3_5_text")
 CLASSES = ("Qwen3_5ForConditionalGeneration", "Qwen3_5ForCausalLM")
-NORM_OFFSET = 1.0                                            # safetensors stores norms as the difference to 1, but not linear_attn.norm
+NORM_OFFSET = 1.0  # safetensors stores norms as the difference to 1, but not linear_attn.norm
 
 
 @dataclass(frozen=True)
 class Qwen35:
     layers: int
     mtp_layers: int
-    recurrent: tuple[bool, ...]                              # a layer is a delta-net, else attention
+    recurrent: tuple[bool, ...]  # a layer is a delta-net, else attention
     hidden: int
     heads: int
     kv_heads: int
@@ -48,16 +64,16 @@ class Qwen35:
     theta: float
     rope_factor: float
     tied: bool
-    grouped: bool                                            # order of the value heads, see above
+    grouped: bool  # order of the value heads, see above
 
     @classmethod
     def read(cls, keys: Keys) -> Qwen35:
         mtp = keys.integer("nextn_predict_layers", "mtp_num_hidden_layers", 0, 64, default=0)
-        blocks = keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS)       # GGUF counts the MTP block too
+        blocks = keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS)  # GGUF counts the MTP block too
         layers = blocks - mtp if keys.gguf else blocks
         if layers < 1:
             keys.fail("qwen35.nextn_predict_layers", mtp, f"less than the {blocks} blocks")
-        head = keys.integer("attention.key_length", "head_dim", most=LARGEST_HEAD)
+        head = head_size(keys, "attention.key_length", "head_dim")
         kv_heads = keys.integers("attention.head_count_kv", "num_key_value_heads", blocks, least=0, most=MOST_HEADS)
         recurrent = recurrent_layers(keys, layers, blocks)
         p = cls(
@@ -73,7 +89,7 @@ class Qwen35:
             ffn=keys.integer("feed_forward_length", "intermediate_size", most=1 << 24),
             key_heads=keys.integer("ssm.group_count", "linear_num_key_heads", most=MOST_HEADS),
             value_heads=keys.integer("ssm.time_step_rank", "linear_num_value_heads", most=MOST_HEADS),
-            delta_head=keys.integer("ssm.state_size", "linear_key_head_dim", most=LARGEST_HEAD),
+            delta_head=head_size(keys, "ssm.state_size", "linear_key_head_dim"),
             kernel=keys.integer("ssm.conv_kernel", "linear_conv_kernel_dim", most=32),
             context=keys.integer("context_length", "max_position_embeddings", most=LONGEST),
             eps=keys.number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-12, 0.1),
@@ -85,18 +101,16 @@ class Qwen35:
         )
         for i, n in enumerate(kv_heads):
             if (i >= layers or not recurrent[i]) and n != p.kv_heads:
-                keys.fail(keys.find("attention.head_count_kv", "num_key_value_heads")[0], list(kv_heads), "one number for all attention layers")
+                keys.fail(keys.name("attention.head_count_kv", "num_key_value_heads"), list(kv_heads), "one number for all attention layers")
         p.check(keys)
         return p
 
     def check(self, keys: Keys) -> None:
         check_heads(keys, self.heads, max(1, self.kv_heads), self.head)
         if self.kv_heads < 1:
-            keys.fail(keys.find("attention.head_count_kv", "num_key_value_heads")[0], self.kv_heads, "at least 1 in attention layers")
+            keys.fail(keys.name("attention.head_count_kv", "num_key_value_heads"), self.kv_heads, "at least 1 in attention layers")
         if self.value_heads % self.key_heads:
-            keys.fail(keys.find("ssm.time_step_rank", "linear_num_value_heads")[0], self.value_heads, f"a multiple of the {self.key_heads} key heads")
-        if self.delta_head % 8:
-            keys.fail(keys.find("ssm.state_size", "linear_key_head_dim")[0], self.delta_head, "a multiple of 8")
+            keys.fail(keys.name("ssm.time_step_rank", "linear_num_value_heads"), self.value_heads, f"a multiple of the {self.key_heads} key heads")
         width = keys.integer("ssm.inner_size", None, most=1 << 24, default=self.value_heads * self.delta_head)
         if width != self.value_heads * self.delta_head:
             keys.fail("qwen35.ssm.inner_size", width, f"{self.value_heads} value heads of {self.delta_head}")
@@ -109,9 +123,7 @@ class Qwen35:
             keys.refuse("attention without an output gate", "key attn_output_gate")
         if keys.flag(None, "attention_bias", False):
             keys.refuse("attention with biases", "key attention_bias")
-        for gguf, config in (("expert_count", "num_experts"),):
-            if keys.integer(gguf, config, 0, 1 << 16, default=0):
-                keys.refuse("a mixture of experts", f"key {keys.find(gguf, config)[0]}")
+        refuse_experts(keys)
 
     def names(self) -> Iterator[Name]:
         H = self.hidden
@@ -133,7 +145,7 @@ class Qwen35:
     def attention_names(self) -> list[Name]:
         H, q, kv = self.hidden, self.heads * self.head, self.kv_heads * self.head
         return [
-            matrix("attn_q.weight", "self_attn.q_proj.weight", 2 * q, H),                  # per head: query, then gate
+            matrix("attn_q.weight", "self_attn.q_proj.weight", 2 * q, H),  # per head: query, then gate
             matrix("attn_k.weight", "self_attn.k_proj.weight", kv, H),
             matrix("attn_v.weight", "self_attn.v_proj.weight", kv, H),
             norm("attn_q_norm.weight", "self_attn.q_norm.weight", self.head),
@@ -149,8 +161,8 @@ class Qwen35:
             matrix("attn_gate.weight", "linear_attn.in_proj_z.weight", V, H),
             matrix("ssm_alpha.weight", "linear_attn.in_proj_a.weight", n, H),
             matrix("ssm_beta.weight", "linear_attn.in_proj_b.weight", n, H),
-            vector("ssm_conv1d.weight", "linear_attn.conv1d.weight", C, self.kernel),     # safetensors: (C, 1, kernel)
-            vector("ssm_a", "linear_attn.A_log", n),                                      # GGUF: -exp(A_log)
+            vector("ssm_conv1d.weight", "linear_attn.conv1d.weight", C, self.kernel),  # safetensors: (C, 1, kernel)
+            vector("ssm_a", "linear_attn.A_log", n),  # GGUF: -exp(A_log)
             vector("ssm_dt.bias", "linear_attn.dt_bias", n),
             vector("ssm_norm.weight", "linear_attn.norm.weight", self.delta_head),
             matrix("ssm_out.weight", "linear_attn.out_proj.weight", H, V),
@@ -160,11 +172,24 @@ class Qwen35:
 def delta_net(b: Builder, p: Qwen35, w: Layer, h: Rows) -> Rows:
     r = p.value_heads // p.key_heads
     qkv, z, alpha, beta = b.matmul(h, w.attn_qkv, w.attn_gate, w.ssm_alpha, w.ssm_beta)
-    with np.errstate(over="ignore"):                         # an A_log beyond float32 forgets at once
+    with np.errstate(over="ignore"):  # an A_log beyond float32 forgets at once
         decay = -np.exp(w.ssm_a) if p.grouped else w.ssm_a
-    y = b.delta_net(qkv, z, alpha, beta, key_heads=p.key_heads, value_heads=p.value_heads, head=p.delta_head, conv=w.ssm_conv1d, kernel=p.kernel,
-                    decay=decay, dt_bias=w.ssm_dt, norm=w.ssm_norm, eps=p.eps,
-                    key_of_value=[v // r if p.grouped else v % p.key_heads for v in range(p.value_heads)])
+    y = b.delta_net(
+        qkv,
+        z,
+        alpha,
+        beta,
+        key_heads=p.key_heads,
+        value_heads=p.value_heads,
+        head=p.delta_head,
+        conv=w.ssm_conv1d,
+        kernel=p.kernel,
+        decay=decay,
+        dt_bias=w.ssm_dt,
+        norm=w.ssm_norm,
+        eps=p.eps,
+        key_of_value=[v // r if p.grouped else v % p.key_heads for v in range(p.value_heads)],
+    )
     return b.matmul(y, w.ssm_out)
 
 
@@ -173,7 +198,7 @@ def attention(b: Builder, p: Qwen35, w: Layer, frequencies: np.ndarray, h: Rows)
     q, gate = b.split_heads(q, p.head)
     q = b.rope(b.rms_norm(q, w.attn_q_norm, p.eps), p.head, frequencies)
     k = b.rope(b.rms_norm(k, w.attn_k_norm, p.eps), p.head, frequencies)
-    o = b.attention(q, k, v, heads=p.heads, kv_heads=p.kv_heads, head=p.head, scale=p.head ** -0.5)
+    o = b.attention(q, k, v, heads=p.heads, kv_heads=p.kv_heads, head=p.head, scale=p.head**-0.5)
     return b.matmul(b.sigmoid_gate(o, gate), w.attn_output)
 
 
@@ -187,7 +212,10 @@ def decoder_layer(b: Builder, p: Qwen35, w: Layer, recurrent: bool, frequencies:
 def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
     p = Qwen35.read(Keys(file))
     if p.mtp_layers and file.format == "gguf" and "blk.0.attn_norm.weight" not in file.tensors:
-        raise ModelError(f"{file.name}: holds the MTP head alone (there is no tensor blk.0.attn_norm.weight); expected a whole model. Load the model and give this file as its drafter")
+        raise ModelError(
+            f"{file.name}: holds the MTP head alone (there is no tensor blk.0.attn_norm.weight); expected a whole model. "
+            "Load the model and give this file as its drafter"
+        )
     weights = Weights(file, p.names(), make_weight, NORM_OFFSET)
     no_more_layers(file, p.layers + (p.mtp_layers if file.format == "gguf" else 0), "block_count" if file.format == "gguf" else "num_hidden_layers")
     b, frequencies = Builder(), rope_frequencies(p.theta, p.rotated, p.rope_factor)
@@ -197,13 +225,16 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights))
-    made, spec = make_program(file, b, program)
-    return Network(made, spec, "qwen35", title(file), file.architecture, p.hidden, p.vocabulary, p.context, bytes_per_row(spec), weights[TABLE], 1.0, head_weight(weights))
+    return finish(file, b, p, "qwen35", weights[TABLE], 1.0, head_weight(weights), program)
 
 
 def recurrent_layers(keys: Keys, layers: int, blocks: int) -> tuple[bool, ...]:
     """Which layers are delta-nets: as listed, else all but every full_attention_interval-th."""
-    listed = keys.flags("attention.recurrent_layers", None, layers, of=blocks) if keys.gguf else keys.layer_types(layers, "linear_attention", "full_attention")
+    listed = (
+        keys.flags("attention.recurrent_layers", None, layers, of=blocks)
+        if keys.gguf
+        else keys.layer_types(layers, "linear_attention", "full_attention")
+    )
     if listed is not None:
         return listed
     interval = keys.integer("full_attention_interval", "full_attention_interval", most=MOST_LAYERS, default=4)
@@ -215,9 +246,15 @@ def rotated_values(keys: Keys, head: int) -> int:
     if keys.gguf:
         rotated = keys.integer("rope.dimension_count", None, 2, head)
     else:
-        name = next((n for n in ("rope_parameters.partial_rotary_factor", "partial_rotary_factor", "rope_scaling.partial_rotary_factor") if keys.find(None, n)[1] is not None),
-                    "rope_parameters.partial_rotary_factor")
+        name = next(
+            (
+                n
+                for n in ("rope_parameters.partial_rotary_factor", "partial_rotary_factor", "rope_scaling.partial_rotary_factor")
+                if keys.value(None, n) is not None
+            ),
+            "rope_parameters.partial_rotary_factor",
+        )
         rotated = int(head * keys.number(None, name, 2 / head, 1.0))
     if rotated % 2:
-        keys.fail(keys.find("rope.dimension_count", "partial_rotary_factor")[0], rotated, "an even number of rotated values")
+        keys.fail(keys.name("rope.dimension_count", "partial_rotary_factor"), rotated, "an even number of rotated values")
     return rotated

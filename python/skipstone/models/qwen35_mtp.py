@@ -5,6 +5,7 @@
 h is the target's hidden state after its final norm for the first draft, the head's own m for the following ones. The block has a cache of its own.
 Table and output matrix are the target's, unless the file brings others.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -25,17 +26,21 @@ if TYPE_CHECKING:
 def names(p: Qwen35, own_embedding: bool, own_norm: bool) -> Iterator[Name]:
     """The head's tensors: block number p.layers in GGUF, mtp.* at the top of a safetensors checkpoint."""
     H, block = p.hidden, p.layers
-    yield from layer(block, [
-        #      GGUF                             safetensors                 shape
-        matrix("nextn.eh_proj.weight", "/mtp.fc.weight", H, 2 * H),
-        norm("nextn.enorm.weight", "/mtp.pre_fc_norm_embedding.weight", H),
-        norm("nextn.hnorm.weight", "/mtp.pre_fc_norm_hidden.weight", H),
-        norm("nextn.shared_head_norm.weight", "/mtp.norm.weight", H, optional=not own_norm),
-        matrix("nextn.embed_tokens.weight", "/mtp.embed_tokens.weight", p.vocabulary, H, optional=not own_embedding),
-        matrix("nextn.shared_head_head.weight", "/mtp.lm_head.weight", p.vocabulary, H, optional=True),
-    ], safetensors="")
+    yield from layer(
+        block,
+        [
+            #      GGUF                             safetensors                 shape
+            matrix("nextn.eh_proj.weight", "/mtp.fc.weight", H, 2 * H),
+            norm("nextn.enorm.weight", "/mtp.pre_fc_norm_embedding.weight", H),
+            norm("nextn.hnorm.weight", "/mtp.pre_fc_norm_hidden.weight", H),
+            norm("nextn.shared_head_norm.weight", "/mtp.norm.weight", H, optional=not own_norm),
+            matrix("nextn.embed_tokens.weight", "/mtp.embed_tokens.weight", p.vocabulary, H, optional=not own_embedding),
+            matrix("nextn.shared_head_head.weight", "/mtp.lm_head.weight", p.vocabulary, H, optional=True),
+        ],
+        safetensors="",
+    )
     yield from layer(block, [*p.attention_names(), *p.block_names()], safetensors="/mtp.layers.0.")
-    if not own_norm:                                         # the target's final norm stands in
+    if not own_norm:  # the target's final norm stands in
         yield norm("output_norm.weight", "norm.weight", H)
 
 
@@ -49,9 +54,12 @@ def build(target: Network, file: ModelFile, make_weight: MakeWeight | None = Non
     keys = Keys(file)
     p = Qwen35.read(keys)
     if p.mtp_layers > 1:
-        keys.refuse(f"an MTP head of {p.mtp_layers} layers", f"key {keys.find('nextn_predict_layers', 'mtp_num_hidden_layers')[0]}")
+        keys.refuse(f"an MTP head of {p.mtp_layers} layers", f"key {keys.name('nextn_predict_layers', 'mtp_num_hidden_layers')}")
     if (p.hidden, p.vocabulary) != (target.hidden_size, target.vocab_size):
-        raise ModelError(f"{file.name}: an MTP head for hidden size {p.hidden} and {p.vocabulary} tokens; expected {target.hidden_size} and {target.vocab_size}, those of {target.name}")
+        raise ModelError(
+            f"{file.name}: an MTP head for hidden size {p.hidden} and {p.vocabulary} tokens; "
+            f"expected {target.hidden_size} and {target.vocab_size}, those of {target.name}"
+        )
     own_norm = not keys.gguf or f"blk.{p.layers}.nextn.shared_head_norm.weight" in file.tensors
     weights = Weights(file, names(p, keys.flag(None, "mtp_use_dedicated_embeddings", False), own_norm), make_weight, NORM_OFFSET)
     w = weights.layer(p.layers)

@@ -1,4 +1,5 @@
 """Which description builds which file, by the architecture that the file names."""
+
 from __future__ import annotations
 
 from types import ModuleType
@@ -26,6 +27,14 @@ REFUSED = {
     "block drafters cannot be run yet": ("dflash", "dflash2"),
 }
 
+# Parts of class names in config.json that make another thing of a known model_type.
+OTHER_CLASSES = {
+    "DFlash": "block drafters cannot be run yet",
+    "Classification": "classifiers cannot be run",
+    "Reward": "reward models cannot be run",
+    "Embedding": "embedding models cannot be run",
+}
+
 
 def build_network(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
     """The model in `file`. ModelError names what Skipstone cannot run, and every key or tensor that is missing or wrong.
@@ -35,13 +44,22 @@ def build_network(file: ModelFile, make_weight: MakeWeight | None = None, progra
     description = find(file, TARGETS)
     if description is None:
         if find(file, DRAFTERS) is not None:
-            raise ModelError(f"{file.name}: architecture {file.architecture!r} is a drafter's; expected a model. Load the model that it was made for and give this file as its drafter")
+            raise ModelError(
+                f"{file.name}: architecture {file.architecture!r} is a drafter's; expected a model. "
+                "Load the model that it was made for and give this file as its drafter"
+            )
         raise unknown(file)
-    return description.build(file, make_weight, program)
+    network: Network = description.build(file, make_weight, program)
+    return network
 
 
-def build_drafter(target: Network, target_file: ModelFile, drafter_file: ModelFile | None = None, make_weight: MakeWeight | None = None,
-                  program: MakeProgram | None = None) -> DrafterNetwork | None:
+def build_drafter(
+    target: Network,
+    target_file: ModelFile,
+    drafter_file: ModelFile | None = None,
+    make_weight: MakeWeight | None = None,
+    program: MakeProgram | None = None,
+) -> DrafterNetwork | None:
     """The drafter in `drafter_file`, or without one that in the target's own file, None where it has none.
 
     It shares the target's embedding table and, with an MTP head, its output matrix. ModelError where it does not fit the target.
@@ -52,30 +70,50 @@ def build_drafter(target: Network, target_file: ModelFile, drafter_file: ModelFi
         return qwen35_mtp.build(target, target_file, make_weight, program)
     description = find(drafter_file, DRAFTERS)
     if description is not None:
-        return description.build(target, drafter_file, make_weight, program)
+        drafter: DrafterNetwork = description.build(target, drafter_file, make_weight, program)
+        return drafter
     if find(drafter_file, TARGETS) is None:
         raise unknown(drafter_file)
     if not qwen35_mtp.present(drafter_file):
-        raise ModelError(f"{drafter_file.name}: holds no drafter (architecture {drafter_file.architecture!r} without an MTP head); expected a Gemma 4 assistant or a file with an MTP head")
+        raise ModelError(
+            f"{drafter_file.name}: holds no drafter (architecture {drafter_file.architecture!r} without an MTP head); "
+            "expected a Gemma 4 assistant or a file with an MTP head"
+        )
     if target.family != "qwen35" or find(drafter_file, TARGETS) is not qwen35:
-        raise ModelError(f"{drafter_file.name}: an MTP head of architecture {drafter_file.architecture!r}; the target {target.name} is of architecture {target.architecture}")
+        raise ModelError(
+            f"{drafter_file.name}: an MTP head of architecture {drafter_file.architecture!r}; "
+            f"the target {target.name} is of architecture {target.architecture}"
+        )
     return qwen35_mtp.build(target, drafter_file, make_weight, program)
 
 
 def find(file: ModelFile, descriptions: tuple[ModuleType, ...]) -> ModuleType | None:
     """By the GGUF architecture or config.json's model_type; where that says nothing known, by the class in config.json."""
+    cls = class_name(file)
+    if any(part in cls for part in OTHER_CLASSES):
+        return None
     for module in descriptions:
         if file.architecture in (module.GGUF if file.format == "gguf" else module.CONFIG):
             return module
-    classes = file.config.get("architectures") if file.format != "gguf" else None
-    known = {reason for names in REFUSED.values() for reason in names}
-    if isinstance(classes, list) and classes and file.architecture not in known:
-        return next((m for m in descriptions if classes[0] in m.CLASSES), None)
-    return None
+    if any(file.architecture in names for names in REFUSED.values()):
+        return None
+    return next((m for m in descriptions if cls in m.CLASSES), None)
+
+
+def class_name(file: ModelFile) -> str:
+    """The class that config.json names, "" where it names none."""
+    classes = file.config.get("architectures")
+    return classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
 
 
 def unknown(file: ModelFile) -> ModelError:
     known = ", ".join(sorted({n for m in (*TARGETS, *DRAFTERS) for n in (m.GGUF if file.format == "gguf" else m.CONFIG)}))
     because = next((f": {reason}" for reason, names in REFUSED.items() if file.architecture in names), "")
-    shown = repr(file.architecture) if len(file.architecture) <= 60 else repr(file.architecture[:57] + "...")
+    shown, cls = shorten(file.architecture), class_name(file)
+    if not because:
+        because = next((f" as class {shorten(cls)}: {reason}" for part, reason in OTHER_CLASSES.items() if part in cls), "")
     return ModelError(f"{file.name}: architecture {shown} cannot be run{because}; expected one of {known}")
+
+
+def shorten(name: str) -> str:
+    return repr(name) if len(name) <= 64 else repr(name[:61] + "...")

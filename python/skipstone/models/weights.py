@@ -4,6 +4,7 @@ A description lists its tensors as `Name`s: what they are called in both formats
 `Weights` finds and checks all of them first, and only then makes native weights of them, one for a tensor, however often it is
 used.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,14 +19,25 @@ from ..errors import ModelError, OutOfMemory, SkipstoneError
 if TYPE_CHECKING:
     from ..files import ModelFile, Tensor
 
-MakeWeight = Callable[[str, int, int, np.ndarray], Any]   # type, rows, columns, bytes -> a native Weight or a stand-in for it
+MakeWeight = Callable[[str, int, int, np.ndarray], Any]  # type, rows, columns, bytes -> a native Weight or a stand-in for it
 
 # Where safetensors checkpoints keep the language model: Gemma 4 and Qwen3.5, Gemma 3, text-only, re-saves without a class around it.
 PREFIXES = ("model.language_model.", "language_model.model.", "model.", "")
-TOP_PREFIXES = ("", "model.", "language_model.")         # of what stands beside it: lm_head, mtp
+TOP_PREFIXES = ("", "model.", "language_model.")  # of what stands beside it: lm_head, mtp
 
 # A tensor beside a weight that changes what the weight means. To skip it would give a model that runs and talks nonsense.
-COMPANIONS = (".bias", ".scale", ".scales", ".biases", ".weight_scale", ".weight_scale_inv", ".weight_scale_2", ".weight_packed", ".qweight", ".lora_A.weight")
+COMPANIONS = (
+    ".bias",
+    ".scale",
+    ".scales",
+    ".biases",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_scale_2",
+    ".weight_packed",
+    ".qweight",
+    ".lora_A.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Weights:
         self._types = {t["name"]: int(t["block"]) for t in _native.types()}
         self._found: dict[str, tuple[Name, Tensor]] = {}
         self._made: dict[str, Any] = {}
-        for name in names:                   # a table may be longer than the file is; it ends at the first that is missing
+        for name in names:  # a table may be longer than the file is; it ends at the first that is missing
             self._check(name)
 
     def __contains__(self, name: str) -> bool:
@@ -97,20 +109,33 @@ class Weights:
         if tensor is None:
             if name.optional:
                 return
-            raise ModelError(f"{self._source}: tensor {candidates[0]} is missing; expected shape {name.shape}")
+            elsewhere = (
+                f" (looked under the prefixes {', '.join(p for p in PREFIXES if p)} and none)"
+                if name.safetensors == "embed_tokens.weight" and self._safetensors
+                else ""
+            )
+            raise ModelError(f"{self._source}: tensor {candidates[0]} is missing{elsewhere}; expected shape {name.shape}")
         found = tuple(int(n) for n in tensor.shape)
         same = found == name.shape if name.kind == "matrix" else [n for n in found if n != 1] == [n for n in name.shape if n != 1]
         if not same:
             raise ModelError(f"{self._source}: tensor {tensor.name} has shape {found}; expected {name.shape}")
         if tensor.type not in self._types:
-            raise ModelError(f"{self._source}: tensor {tensor.name} has type {tensor.type}, which Skipstone cannot run; expected one of "
-                             f"{', '.join(sorted(self._types))}. Convert the file or choose another")
+            raise ModelError(
+                f"{self._source}: tensor {tensor.name} has type {tensor.type}, which Skipstone cannot run; expected one of "
+                f"{', '.join(sorted(self._types))}. Convert the file or choose another"
+            )
         if name.shape[-1] % self._types[tensor.type]:
-            raise ModelError(f"{self._source}: tensor {tensor.name} of type {tensor.type} has rows of {name.shape[-1]}; expected a multiple of {self._types[tensor.type]}")
+            raise ModelError(
+                f"{self._source}: tensor {tensor.name} of type {tensor.type} has rows of {name.shape[-1]}; "
+                f"expected a multiple of {self._types[tensor.type]}"
+            )
         base = tensor.name.removesuffix(".weight")
         for companion in COMPANIONS:
             if base + companion in self._file.tensors and base + companion != tensor.name:
-                raise ModelError(f"{self._source}: tensor {base + companion} stands beside {tensor.name}, and Skipstone cannot apply it; expected a file without it")
+                raise ModelError(
+                    f"{self._source}: tensor {base + companion} stands beside {tensor.name}, and Skipstone cannot apply it; "
+                    "expected a file without it"
+                )
         self._found[name.gguf] = name, tensor
 
     def _candidates(self, name: Name) -> list[str]:

@@ -47,23 +47,29 @@ def byte_level_pieces(list tokens):
     return pieces
 
 
-def split_merges(list merges, dict vocabulary, set excluded, str where):
-    """Merges written "left right", as pairs. Both and their union must be in the vocabulary (token -> id).
+def check_merges(list merges, dict vocabulary, set excluded, str where):
+    """Merges, each "left right" or [left, right], as pairs. Both and their union must be in the vocabulary (token -> id).
 
     A merge that makes a token of `excluded` is left out: ordinary text must never become one of those.
     """
     cdef list pairs = []
     cdef Py_ssize_t i, at
     for i in range(len(merges)):
-        merge = <str> merges[i]
-        at = merge.find(" ", 1)
-        if at < 0:
+        merge = merges[i]
+        if type(merge) is str:
+            at = (<str> merge).find(" ", 1)
+            left, right = (merge[:at], merge[at + 1:]) if at > 0 else (None, None)
+        elif type(merge) is list and len(merge) == 2:
+            left, right = merge
+        else:
+            left = right = None
+        if type(left) is not str or type(right) is not str:
             raise FileError(f"{where}[{i}] is {shown(ascii(merge))}; expected two tokens with a space between them")
-        left, right = merge[:at], merge[at + 1:]
-        for token in (left, right, left + right):
+        both = left + right
+        for token in (left, right, both):
             if token not in vocabulary:
                 raise FileError(f"{where}[{i}] is {shown(ascii(merge))}, but {shown(ascii(token))} is no token of the vocabulary; expected merges of tokens")
-        if left + right not in excluded:
+        if both not in excluded:
             pairs.append((left, right))
     return pairs
 

@@ -10,7 +10,7 @@ from ..errors import FileError
 from ..files import ModelFile
 from ..files.messages import shown
 from . import markers
-from ._vocabulary import ALPHABET, byte_level_pieces, merges_from_scores, split_merges
+from ._vocabulary import ALPHABET, byte_level_pieces, merges_from_scores, check_merges
 from .vocabulary import BYTE_TOKEN, Added, Vocabulary, library_errors
 
 TOKEN_LIMIT = 512       # letters
@@ -130,9 +130,10 @@ class _Reader:
                 complete += 1
         unknown = self.id("tokenizer.ggml.unknown_token_id")
         if complete < 256 and not (unknown is not None and self.tokens[unknown]):
-            raise self.error("tokenizer.ggml.tokens", f"has {complete} byte tokens and no unknown token", "256 byte tokens, for letters that have no token")
+            raise self.error("tokenizer.ggml.tokens", f"has {complete} byte tokens and no unknown token",
+                             "256 byte tokens, for letters that have no token")
         merges = self.derived_merges() if score_driven else self.given_merges()
-        steps = [normalizers.Replace(" ", "\u2581")]
+        steps: list[Any] = [normalizers.Replace(" ", "\u2581")]
         if score_driven and self.value("tokenizer.ggml.add_space_prefix", bool, True):
             steps.insert(0, normalizers.Prepend("\u2581"))
         options = {"byte_fallback": True, "fuse_unk": True, "unk_token": self.tokens[unknown] if unknown is not None else None}
@@ -145,7 +146,7 @@ class _Reader:
 
     def given_merges(self) -> list[tuple[str, str]]:
         key = "tokenizer.ggml.merges"
-        return split_merges(self.array(key, str), self.ids, self.special(), f"{self.file}: key {key}")
+        return check_merges(self.array(key, str), self.ids, self.special(), f"{self.file}: key {key}")
 
     def derived_merges(self) -> list[tuple[str, str]]:
         key = "tokenizer.ggml.scores"
@@ -182,8 +183,9 @@ class _Reader:
         vocabulary.eos_ids = {i for i in named + ends if i is not None}
         if "tokenizer.ggml.suppress_tokens" in self.keys:
             vocabulary.suppressed = set(self.array("tokenizer.ggml.suppress_tokens", int))
-            if any(not 0 <= i < len(self.tokens) for i in vocabulary.suppressed):
-                raise self.error("tokenizer.ggml.suppress_tokens", f"names token {max(vocabulary.suppressed, key=abs)}", f"ids below {len(self.tokens)}")
+            outside = [i for i in vocabulary.suppressed if not 0 <= i < len(self.tokens)]
+            if outside:
+                raise self.error("tokenizer.ggml.suppress_tokens", f"names token {outside[0]}", f"ids below {len(self.tokens)}")
         vocabulary.chat_template = self.value("tokenizer.chat_template", str)
         if kind == "llama":
             # In Gemma 3 this is user-defined, in older vocabularies it ends the text; either way content must not become it.

@@ -1,36 +1,245 @@
-"""The tokenizer of a safetensors folder: tokenizer.json, tokenizer_config.json, and the ids in the model's own files."""
+"""The tokenizer of a safetensors folder: tokenizer.json, tokenizer_config.json, and the ids in the model's own files.
+
+tokenizer.json is read here and built anew from the few parts that language models use, not handed to the library: its
+other parts can blow a letter up to gigabytes, pad to any length, or panic.
+"""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import tokenizers
+from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from ..errors import FileError
 from ..files import ModelFile
 from ..files.mapping import read_json, read_whole
 from ..files.messages import shown
 from . import markers
-from ._vocabulary import ALPHABET, byte_level_pieces
+from ._vocabulary import ALPHABET, byte_level_pieces, check_merges
 from .vocabulary import BYTE_TOKEN, Added, Vocabulary, library_errors
 
-TOKENIZER_LIMIT = 128 << 20         # bytes; Gemma's has 33 MB
+TOKENIZER_LIMIT = 64 << 20          # bytes; Gemma's has 33 MB
 CONFIG_LIMIT = 16 << 20
 TEMPLATE_LIMIT = 1 << 20
+STEPS_LIMIT = 4                     # of a sequence of normalizers; each may make a text a few times longer
+TEXT_LIMIT = 4                      # letters that a normalizer puts in the place of others
+REGEX_LIMIT = 4096
+FILE = "tokenizer.json"
+BEHAVIORS = {"Removed": "removed", "Isolated": "isolated", "MergedWithPrevious": "merged_with_previous", "MergedWithNext": "merged_with_next",
+             "Contiguous": "contiguous"}
 
 
 def read_vocabulary(model_file: ModelFile) -> Vocabulary | None:
     """None where the folder has no tokenizer.json. Raises FileError."""
     folder = model_file.path if model_file.path.is_dir() else model_file.path.parent
-    if not (folder / "tokenizer.json").exists():
+    if not (folder / FILE).exists():
         return None
-    rows = _rows(model_file.config)
-    vocabulary, ids = _read(folder / "tokenizer.json", rows, model_file.architecture)
+    vocabulary, ids = _Reader(read_json(folder / FILE, TOKENIZER_LIMIT), model_file).vocabulary()
     notes = read_json(folder / "tokenizer_config.json", CONFIG_LIMIT) if (folder / "tokenizer_config.json").exists() else {}
-    _describe(vocabulary, ids, notes, model_file, rows)
+    _describe(vocabulary, ids, notes, model_file)
     vocabulary.chat_template = _template(folder, notes)
     return vocabulary
+
+
+def _wrong(what: str, found: Any, expected: str, file: str = FILE) -> FileError:
+    return FileError(f"{file}: {what} is {shown(repr(found))}; expected {expected}")
+
+
+def _get(node: dict[str, Any], key: str, kind: type, default: Any, what: str = "", file: str = FILE) -> Any:
+    """node[key] if it has that type; the default where it is missing or null."""
+    value = node.get(key)
+    if value is None:
+        return default
+    if type(value) is not kind:
+        raise _wrong(f"{what}.{key}" if what else key, value, f"a value of type {kind.__name__}", file)
+    return value
+
+
+def _type(node: Any, what: str) -> str:
+    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
+        raise _wrong(what, node, "an object with a type")
+    return node["type"]
+
+
+def _steps(node: Any, key: str, what: str) -> list[dict[str, Any]]:
+    """The members of a sequence, or the only step, or none. Each is an object with a type."""
+    if node is None:
+        return []
+    if _type(node, what) != "Sequence":
+        return [node]
+    steps = _get(node, key, list, [], what)
+    if len(steps) > STEPS_LIMIT:
+        raise _wrong(f"{what}.{key}", f"a list of {len(steps)}", f"at most {STEPS_LIMIT} steps")
+    for step in steps:
+        _type(step, f"{what}.{key}")
+    return steps
+
+
+class _Reader:
+    def __init__(self, tree: dict[str, Any], model_file: ModelFile) -> None:
+        self.tree = tree
+        self.rows = _rows(model_file.config)
+        self.architecture = model_file.architecture
+
+    def vocabulary(self) -> tuple[Vocabulary, dict[str, int]]:
+        """The vocabulary, and ids by token."""
+        model = _get(self.tree, "model", dict, {})
+        if model.get("type", "BPE") != "BPE":
+            raise _wrong("model.type", model["type"], "'BPE': Skipstone knows no other tokenizer")
+        for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+            if _get(model, key, str, "", "model"):
+                raise _wrong(f"model.{key}", model[key], "none")
+        self.read_tokens(_get(model, "vocab", dict, {}, "model"))
+        self.read_added(_get(self.tree, "added_tokens", list, []))
+        special = {token.content for token in self.added.values() if token.special}
+        merges = check_merges(_get(model, "merges", list, [], "model"), self.ids, special, f"{FILE}: model.merges")
+        options = {key: _get(model, key, bool, False, "model") for key in ("byte_fallback", "fuse_unk", "ignore_merges")}
+        unknown = options["unk_token"] = _get(model, "unk_token", str, None, "model")
+        if unknown is not None and unknown not in self.ids:
+            raise _wrong("model.unk_token", unknown, "a token of the vocabulary")
+
+        byte_level = self.byte_level()
+        pieces = self.pieces(byte_level, options["byte_fallback"], unknown)
+        normalizer, splitting = self.normalizer(), self.splitting()
+        with library_errors(FILE):
+            built = models.BPE(self.ids, merges, **options)
+        added, spelled = [], {}
+        for i, token in sorted(self.added.items()):
+            text = token.content
+            content = not token.special and not markers.is_marker(text) and not (text == "</s>" and self.architecture.startswith("gemma3"))
+            added.append(Added(i, token, content))
+            hidden = token.special and text not in markers.SHOWN
+            pieces[i] = b"" if hidden else text.encode() if byte_level else text.replace("\u2581", " ").encode()
+            if hidden:
+                spelled[i] = text
+        vocabulary = Vocabulary(FILE, built, normalizer, splitting, pieces, added, spelled)
+        ids = self.ids | {token.content: i for i, token in self.added.items()}
+        vocabulary.bos_id = self.start(ids)
+        vocabulary.add_bos = vocabulary.bos_id is not None
+        return vocabulary, ids
+
+    def read_tokens(self, vocab: dict[str, Any]) -> None:
+        """Sets ids: id by token."""
+        if not vocab:
+            raise _wrong("model.vocab", vocab, "tokens")
+        limit = self.rows if self.rows is not None else 4 * len(vocab) + 1024
+        for token, i in vocab.items():
+            if type(i) is not int or not 0 <= i < limit:
+                raise FileError(f"{FILE}: token {shown(ascii(token))} has id {shown(repr(i))}; expected ids below {limit}, the model's vocabulary")
+        if len(set(vocab.values())) != len(vocab):
+            raise FileError(f"{FILE}: {len(vocab)} tokens share {len(set(vocab.values()))} ids; expected an id for each")
+        self.ids, self.limit = vocab, limit
+
+    def read_added(self, entries: list[Any]) -> None:
+        """Sets added: tokens that are found before merging, by id."""
+        self.added: dict[int, AddedToken] = {}
+        contents = set()
+        taken = {i: token for token, i in self.ids.items()}
+        for entry in entries:
+            if not isinstance(entry, dict):
+                raise _wrong("an entry of added_tokens", entry, "an object")
+            text, i = entry.get("content"), entry.get("id")
+            what = f"the added token {shown(ascii(text))}"
+            if not isinstance(text, str) or type(i) is not int or i < 0:
+                raise _wrong("an entry of added_tokens", entry, "content and id")
+            if not text or i >= self.limit and self.rows is not None:
+                continue            # Gemma 3 has a token for images that its text models have no row for
+            if i >= self.limit or self.ids.get(text, i) != i or taken.get(i, text) != text or i in self.added or text in contents:
+                raise FileError(f"{FILE}: {what} has id {i}; expected an id of its own, below {self.limit}, the same as in the vocabulary")
+            flags = {key: _get(entry, key, bool, key == "normalized" and not entry.get("special"), what)
+                     for key in ("single_word", "lstrip", "rstrip", "normalized", "special")}
+            self.added[i] = AddedToken(text, **flags)
+            contents.add(text)
+
+    def normalizer(self) -> Any:
+        """What happens to the text before everything else: Unicode forms, and the sign for a space."""
+        made: list[Any] = []
+        for step in _steps(self.tree.get("normalizer"), "normalizers", "normalizer"):
+            kind = step["type"]
+            if kind in ("NFC", "NFD", "NFKC", "NFKD"):
+                made.append(getattr(normalizers, kind)())
+                continue
+            new = _get(step, "content" if kind == "Replace" else "prepend", str, "", "normalizer")
+            if kind == "Prepend" and 0 < len(new) <= TEXT_LIMIT:
+                made.append(normalizers.Prepend(new))
+            elif kind == "Replace" and len(new) <= TEXT_LIMIT:
+                made.append(normalizers.Replace(self.pattern(step, "normalizer", regex=False), new))
+            else:
+                raise _wrong("normalizer", step, "NFC, NFD, NFKC, NFKD, Replace or Prepend with a few letters")
+        return normalizers.Sequence(made) if made else None
+
+    def splitting(self) -> Any:
+        """How the text is cut into words, inside which merges happen."""
+        made: list[Any] = []
+        for step in _steps(self.tree.get("pre_tokenizer"), "pretokenizers", "pre_tokenizer"):
+            behavior = BEHAVIORS.get(_get(step, "behavior", str, "", "pre_tokenizer"))
+            if step["type"] == "Split" and behavior:
+                invert = _get(step, "invert", bool, False, "pre_tokenizer")
+                with library_errors(f"{FILE}: pre_tokenizer"):
+                    made.append(pre_tokenizers.Split(self.pattern(step, "pre_tokenizer", regex=True), behavior, invert))
+            elif step["type"] == "ByteLevel":
+                prefix, words = (_get(step, key, bool, True, "pre_tokenizer") for key in ("add_prefix_space", "use_regex"))
+                made.append(pre_tokenizers.ByteLevel(add_prefix_space=prefix, use_regex=words))
+            else:
+                raise _wrong("pre_tokenizer", step, "Split or ByteLevel")
+        return pre_tokenizers.Sequence(made) if made else None
+
+    def pattern(self, step: dict[str, Any], what: str, regex: bool) -> Any:
+        pattern = step.get("pattern")
+        if isinstance(pattern, dict) and len(pattern) == 1:
+            (kind, text), = pattern.items()
+            if kind == "String" and isinstance(text, str) and text:
+                return text
+            if regex and kind == "Regex" and isinstance(text, str) and 0 < len(text) <= REGEX_LIMIT:
+                return Regex(text)
+        raise _wrong(f"{what}.pattern", pattern, "a text" + (f" or a regular expression of at most {REGEX_LIMIT} letters" if regex else ""))
+
+    def byte_level(self) -> bool:
+        """Whether tokens are written in GPT-2's byte alphabet; the decoder and the pre-tokenizer must agree on that."""
+        steps = _steps(self.tree.get("decoder"), "decoders", "decoder")
+        kinds = [step["type"] for step in steps]
+        for step in steps:
+            space = step.get("pattern") == {"String": "\u2581"} and step.get("content") == " "
+            if step["type"] not in ("ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip") or step["type"] == "Replace" and not space:
+                raise _wrong("decoder", step, "ByteLevel, or Replace of U+2581 by a space, ByteFallback, Fuse and Strip")
+        encoded = any(step["type"] == "ByteLevel" for step in _steps(self.tree.get("pre_tokenizer"), "pretokenizers", "pre_tokenizer"))
+        if ("ByteLevel" in kinds) != encoded:
+            raise _wrong("decoder", kinds, f"ByteLevel {'too' if encoded else 'in neither'}, as pre_tokenizer has it")
+        return encoded
+
+    def pieces(self, byte_level: bool, byte_fallback: bool, unknown: str | None) -> list[bytes]:
+        """The bytes of each token. Refuses a vocabulary that could not write every text."""
+        highest = max(max(self.ids.values()), max(self.added, default=0))
+        tokens = [""] * (highest + 1)
+        for token, i in self.ids.items():
+            tokens[i] = token
+        if byte_level:
+            missing = [letter for letter in ALPHABET if letter not in self.ids]
+            if missing:
+                raise FileError(f"{FILE}: the vocabulary lacks {len(missing)} of the 256 letters for bytes, {ascii(missing[0])} first; expected all")
+            return byte_level_pieces(tokens)
+        if unknown is None and not (byte_fallback and all(f"<0x{byte:02X}>" in self.ids for byte in range(256))):
+            raise FileError(f"{FILE}: the vocabulary has neither all 256 byte tokens nor an unknown token; expected one of both")
+        pieces = [token.replace("\u2581", " ").encode() for token in tokens]
+        if byte_fallback:
+            for i, token in enumerate(tokens):
+                match = BYTE_TOKEN.fullmatch(token) if token.startswith("<0x") else None
+                if match:
+                    pieces[i] = bytes((int(match[1], 16),))
+        return pieces
+
+    def start(self, ids: dict[str, int]) -> int | None:
+        """The token that the file's own recipe puts before a text."""
+        for step in _steps(self.tree.get("post_processor"), "processors", "post_processor"):
+            if step["type"] == "TemplateProcessing":
+                recipe = _get(step, "single", list, [], "post_processor")
+                first = recipe[0].get("SpecialToken") if recipe and isinstance(recipe[0], dict) else None
+                if isinstance(first, dict):
+                    name = first.get("id")
+                    if not isinstance(name, str) or name not in ids:
+                        raise _wrong("post_processor.single", first, "a token of the vocabulary")
+                    return ids[name]
+        return None
 
 
 def _text_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -44,122 +253,28 @@ def _rows(config: dict[str, Any]) -> int | None:
         rows = where.get("vocab_size")
         if rows is not None:
             if type(rows) is not int or rows < 1:
-                raise FileError(f"config.json: vocab_size is {shown(repr(rows))}; expected a number from 1 on")
+                raise _wrong("vocab_size", rows, "a number from 1 on", "config.json")
             return rows
     return None
 
 
-def _read(path: Path, rows: int | None, architecture: str) -> tuple[Vocabulary, dict[str, int]]:
-    """The vocabulary, and ids by token."""
-    where = "tokenizer.json"
-    with library_errors(where):
-        tokenizer = tokenizers.Tokenizer.from_buffer(read_whole(path, TOKENIZER_LIMIT))
-        model, normalizer, pre_tokenizer = tokenizer.model, tokenizer.normalizer, tokenizer.pre_tokenizer
-        if not isinstance(model, tokenizers.models.BPE):
-            raise FileError(f"{where}: the model is {type(model).__name__}; expected BPE, Skipstone knows no other tokenizer")
-        model.dropout = None            # a setting for training, which would make the ids random
-        ids = tokenizer.get_vocab(with_added_tokens=False)
-        added_tokens = tokenizer.get_added_tokens_decoder()
-        decoder = json.loads(tokenizer.decoder.__getstate__()) if tokenizer.decoder is not None else {"type": "Fuse"}
-        starts_with = _added_start(tokenizer)
-    tokens = _by_id(ids, added_tokens, rows)
-    pieces = _pieces(tokens, ids, decoder, model)
-
-    added, spelled = [], {}
-    for i, token in sorted(added_tokens.items()):
-        text = token.content
-        if rows is not None and i >= rows:
-            continue            # Gemma 3 has a token for images that its text models have no row for
-        content = not token.special and not markers.is_marker(text) and not (text == "</s>" and architecture.startswith("gemma3"))
-        added.append(Added(i, token, content))
-        hidden = token.special and text not in markers.SHOWN
-        pieces[i] = b"" if hidden else tokens[i].encode()
-        if hidden:
-            spelled[i] = text
-    ids = ids | {token.content: i for i, token in added_tokens.items() if i < len(pieces)}
-    vocabulary = Vocabulary(where, model, normalizer, pre_tokenizer, pieces, added, spelled)
-    vocabulary.bos_id, vocabulary.add_bos = starts_with, starts_with is not None
-    return vocabulary, ids
-
-
-def _added_start(tokenizer: tokenizers.Tokenizer) -> int | None:
-    """The token that the file's own recipe puts before a text."""
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    plain = tokenizer.encode("a", add_special_tokens=False).ids
-    full = tokenizer.encode("a", add_special_tokens=True).ids
-    return full[0] if len(full) > len(plain) and full[1:1 + len(plain)] == plain else None
-
-
-def _by_id(ids: dict[str, int], added: dict[int, tokenizers.AddedToken], rows: int | None) -> list[str]:
-    """Tokens by id, "" where there is none."""
-    every = {i: token for token, i in ids.items()}
-    if len(every) != len(ids):
-        raise FileError(f"tokenizer.json: {len(ids)} tokens share {len(every)} ids; expected an id for each")
-    if not ids:
-        raise FileError("tokenizer.json: the vocabulary is empty; expected tokens")
-    highest = max(every)
-    limit = rows if rows is not None else 4 * len(ids) + 1024
-    if highest >= limit:
-        raise FileError(f"tokenizer.json: token {shown(ascii(every[highest]))} has id {highest}; expected ids below {limit}, the model's vocabulary")
-    every |= {i: token.content for i, token in added.items() if i < limit}
-    tokens = [""] * (max(every) + 1)
-    for i, token in every.items():
-        tokens[i] = token
-    return tokens
-
-
-def _pieces(tokens: list[str], ids: dict[str, int], decoder: dict[str, Any], model: tokenizers.models.BPE) -> list[bytes]:
-    """The bytes of each token, by the file's own decoder."""
-    steps = decoder.get("decoders", []) if decoder.get("type") == "Sequence" else [decoder]
-    kinds = [step.get("type") for step in steps]
-    unknown = set(kinds) - {"ByteLevel", "Replace", "Metaspace", "ByteFallback", "Fuse", "Strip"}
-    spaces = [step for step in steps if step.get("type") == "Replace"]
-    if unknown or any(step.get("pattern") != {"String": "\u2581"} or step.get("content") != " " for step in spaces):
-        raise FileError(f"tokenizer.json: the decoder has the steps {shown(kinds)}; expected ByteLevel, or U+2581 to space with bytes as <0xXX>")
-    if "ByteLevel" in kinds:
-        missing = [letter for letter in ALPHABET if letter not in ids]
-        if missing:
-            raise FileError(f"tokenizer.json: the vocabulary lacks {len(missing)} of the 256 letters for bytes, {ascii(missing[0])} first; expected all")
-        return byte_level_pieces(tokens)
-    if not (model.byte_fallback and all(f"<0x{byte:02X}>" in ids for byte in range(256))) and model.unk_token not in ids:
-        raise FileError("tokenizer.json: the vocabulary has neither all 256 byte tokens nor an unknown token; expected one of both")
-    if "Replace" in kinds or "Metaspace" in kinds:
-        tokens = [token.replace("\u2581", " ") for token in tokens]
-    pieces = [token.encode() for token in tokens]
-    if "ByteFallback" in kinds:
-        for i, token in enumerate(tokens):
-            match = BYTE_TOKEN.fullmatch(token) if token.startswith("<0x") else None
-            if match:
-                pieces[i] = bytes((int(match[1], 16),))
-    return pieces
-
-
-def _describe(vocabulary: Vocabulary, ids: dict[str, int], notes: dict[str, Any], model_file: ModelFile, rows: int | None) -> None:
+def _describe(vocabulary: Vocabulary, ids: dict[str, int], notes: dict[str, Any], model_file: ModelFile) -> None:
     """Beginning and end of text: the union of what tokenizer_config.json, config.json and generation_config.json say."""
-    limit = rows if rows is not None else len(vocabulary.pieces)
-    config = {**model_file.config, **{k: v for k, v in _text_config(model_file.config).items() if v is not None}}
-    sources = [("config.json", model_file.config), ("config.json", _text_config(model_file.config)),
-               ("generation_config.json", model_file.generation_config)]
-    for file, keys in sources:
+    limit = _rows(model_file.config) or len(vocabulary.pieces)
+    nested = _text_config(model_file.config)
+    for file, keys in ("config.json", model_file.config), ("config.json", nested), ("generation_config.json", model_file.generation_config):
         vocabulary.eos_ids.update(_ids(keys, "eos_token_id", file, limit))
         vocabulary.suppressed.update(_ids(keys, "suppress_tokens", file, limit))
-    named = _named(notes, "eos_token", ids)
-    special = {text for text in vocabulary.spelled.values()}
-    ends = [named] + [ids[text] for text in markers.ENDS if text in special]
+    control = set(vocabulary.spelled.values())
+    ends = [_named(notes, "eos_token", ids)] + [ids[text] for text in markers.ENDS if text in control]
     if model_file.architecture.startswith("gemma4") and "<|tool_response>" in ids:
         ends.append(ids["<|tool_response>"])        # here the tool answers, not the model
     vocabulary.eos_ids.update(i for i in ends if i is not None)
 
-    bos = _named(notes, "bos_token", ids)
-    if bos is None and vocabulary.bos_id is None:
-        bos = next(iter(_ids(config, "bos_token_id", "config.json", limit)), None)
-    vocabulary.bos_id = bos if bos is not None else vocabulary.bos_id
-    wanted = notes.get("add_bos_token")
-    if wanted is not None:
-        if not isinstance(wanted, bool):
-            raise FileError(f"tokenizer_config.json: add_bos_token is {shown(repr(wanted))}; expected true or false")
-        vocabulary.add_bos = wanted
+    starts = [_named(notes, "bos_token", ids), vocabulary.bos_id]
+    starts += _ids(nested, "bos_token_id", "config.json", limit) + _ids(model_file.config, "bos_token_id", "config.json", limit)
+    vocabulary.bos_id = next((i for i in starts if i is not None), None)
+    vocabulary.add_bos = _get(notes, "add_bos_token", bool, vocabulary.add_bos, file="tokenizer_config.json")
 
 
 def _ids(keys: dict[str, Any], key: str, file: str, limit: int) -> list[int]:
@@ -168,7 +283,7 @@ def _ids(keys: dict[str, Any], key: str, file: str, limit: int) -> list[int]:
     values = [] if value is None else value if isinstance(value, list) else [value]
     for i in values:
         if type(i) is not int or not (0 <= i < limit or i == -1):
-            raise FileError(f"{file}: {key} is {shown(repr(value))}; expected token ids below {limit}")
+            raise _wrong(key, value, f"token ids below {limit}", file)
     return [i for i in values if i >= 0]
 
 
@@ -180,7 +295,7 @@ def _named(notes: dict[str, Any], key: str, ids: dict[str, int]) -> int | None:
     if value is None:
         return None
     if not isinstance(value, str) or value not in ids:
-        raise FileError(f"tokenizer_config.json: {key} is {shown(repr(value))}; expected a token of the vocabulary")
+        raise _wrong(key, value, "a token of the vocabulary", "tokenizer_config.json")
     return ids[value]
 
 
@@ -197,5 +312,7 @@ def _template(folder: Path, notes: dict[str, Any]) -> str | None:
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict) and isinstance(entry.get("name"), str)}
         template = named.get("default")
     if template is not None and not isinstance(template, str):
-        raise FileError(f"tokenizer_config.json: chat_template is {shown(repr(template))}; expected a text")
+        raise _wrong("chat_template", template, "a text", "tokenizer_config.json")
+    if template is not None:
+        template.encode()       # refuses half a surrogate pair, which JSON can spell
     return template

@@ -45,11 +45,12 @@ class Tokenizer:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ArgumentError(f"text: character {error.start} is the unpaired surrogate {ascii(text[error.start])}; expected Unicode text") from None
+            raise ArgumentError(f"text: character {error.start} is the unpaired surrogate {ascii(text[error.start])}; "
+                                "expected Unicode text") from None
         if not special:
             return self._content.encode(text)
         ids = self._full.encode(text)
-        if self.add_bos and ids[:1] != [self.bos_id]:
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
 
@@ -93,6 +94,9 @@ def load_tokenizer(model_file: ModelFile) -> Tokenizer | None:
         return None if vocabulary is None else Tokenizer(vocabulary)
     except OSError as error:
         raise FileError(f"{shown(model_file.name)}: the tokenizer cannot be read ({shown(error)}); expected readable files") from None
+    except UnicodeEncodeError as error:
+        raise FileError(f"{shown(model_file.name)}: the tokenizer's files hold the unpaired surrogate {ascii(error.object[error.start])}; "
+                        "expected Unicode text") from None
     except MemoryError as error:
         if isinstance(error, OutOfMemory):
             raise
