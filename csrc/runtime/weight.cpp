@@ -30,7 +30,7 @@ Weight::Weight(const std::string& type, int64_t rows, int64_t columns, const uin
   constexpr int64_t limit = int64_t{1} << 40;
   if (rows < 1 || columns < 1 || rows > limit || columns > limit) throw ArgumentError("a weight of shape (" + std::to_string(rows) + ", " + std::to_string(columns) + ") makes no sense");
   if (columns % info->block) throw ArgumentError("a weight of type " + type + " needs columns that are a multiple of " + std::to_string(info->block) + ", found " + std::to_string(columns));
-  if (!info->unpack && info->block != 1) throw ArgumentError("weights of type " + type + " cannot be multiplied");
+  if (!cpu::find_layout(info->id)) throw ArgumentError("weights of type " + type + " cannot be multiplied");
   const int64_t row_bytes = columns / info->block * info->bytes;
   if (bytes / row_bytes != rows || bytes % row_bytes)
     throw ArgumentError("a weight of type " + type + " and shape (" + std::to_string(rows) + ", " + std::to_string(columns) + ") has " + std::to_string(bytes) + " bytes; expected " +
@@ -48,9 +48,7 @@ void Weight::pack(Packed& to, int64_t group_rows) const {
   cpu::Matrix& m = to.matrix;
   m = matrix_;
   m.group_rows = group_rows;
-  m.group_bytes = group_rows * m.row_bytes;
   const cpu::MatmulLayout* layout = cpu::find_layout(m.type->id);
-  if (!layout) return;                                     // read from the file's own layout
   m.group_bytes = group_rows / 8 * layout->eight_rows_bytes(m.columns);
   const int64_t groups = cpu::group_count(m);
   to.memory = allocate(groups * m.group_bytes + 8192);     // kernels prefetch a little beyond the end

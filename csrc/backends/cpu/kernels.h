@@ -32,7 +32,7 @@ struct MatmulLayout {
   int64_t (*eight_rows_bytes)(int64_t columns);
   void (*pack[2])(const uint8_t* const rows[], int64_t columns, uint8_t* group);      // of 8 and of 16 rows; lossless
 };
-const MatmulLayout* find_layout(int type_id);       // null: the type multiplies from its file layout
+const MatmulLayout* find_layout(int type_id);       // null: the type cannot be multiplied
 
 struct Matrix {
   const formats::TypeInfo* type;
@@ -40,7 +40,7 @@ struct Matrix {
   const uint8_t* source;                            // file layout, row after row
   int64_t row_bytes;
   int64_t group_rows;                               // 8 or 16, as the kernels want it
-  const uint8_t* packed;                            // groups laid out anew, or null: groups are read from `source`
+  const uint8_t* packed;                            // the groups, laid out anew
   int64_t group_bytes;
 };
 inline int64_t group_count(const Matrix& w) { return (w.rows + w.group_rows - 1) / w.group_rows; }

@@ -97,6 +97,10 @@ template <int bit> static inline bytes32 take_pair(bytes32 a) {
 }
 static inline bytes32 either(bytes32 a, bytes32 b) { return _mm256_or_si256(a, b); }
 
+static inline bytes32 lookup(const int8_t table[16], bytes32 a) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), a);
+}
+template <int bit> static inline bytes32 low_pair(bytes32 a) { return _mm256_and_si256(bit ? _mm256_srli_epi16(a, bit) : a, _mm256_set1_epi8(3)); }
 static inline bytes32 flip_sign_bit(bytes32 a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
 
 static inline __m256i four(const int8_t* y) {

@@ -20,6 +20,14 @@ static inline Floats load_brains(const uint8_t* p) {
 }
 static inline Floats load_unsigned(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
 static inline Floats load_signed(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
+static inline __m512i load_widened(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+static inline Floats load_low_nibbles(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_and_si512(load_widened(p), _mm512_set1_epi32(15))); }
+static inline Floats load_high_nibbles(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_srli_epi32(load_widened(p), 4)); }
+static inline Floats load_exponents(const uint8_t* p) {
+  const __m512i e = load_widened(p), normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+  const __m512i subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
+  return _mm512_castsi512_ps(_mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2)), normal, subnormal));
+}
 static inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
 static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
 static inline Floats spread(float a) { return _mm512_set1_ps(a); }
@@ -43,6 +51,10 @@ template <int bit> static inline Bytes take_pair(Bytes a) {
   return _mm512_and_si512(a, _mm512_set1_epi8(0x30));
 }
 static inline Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+static inline Bytes lookup(const int8_t table[16], Bytes a) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), a);
+}
+template <int bit> static inline Bytes low_pair(Bytes a) { return _mm512_and_si512(bit ? _mm512_srli_epi16(a, bit) : a, _mm512_set1_epi8(3)); }
 static inline Bytes flip_sign_bit(Bytes a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
 
 static constexpr bool dot_is_wide = true;

@@ -79,6 +79,9 @@ template <int bit, int to> static inline bytes32 take_bit(bytes32 a) { for (uint
 template <int bit> static inline bytes32 take_pair(bytes32 a) { for (uint8_t& b : a.byte) b = static_cast<uint8_t>(((b >> bit) & 3) << 4); return a; }
 static inline bytes32 either(bytes32 a, bytes32 b) { for (int i = 0; i < 32; ++i) a.byte[i] |= b.byte[i]; return a; }
 
+// Entry of the table for each byte, which is 0..15.
+static inline bytes32 lookup(const int8_t table[16], bytes32 a) { for (uint8_t& b : a.byte) b = static_cast<uint8_t>(table[b]); return a; }
+template <int bit> static inline bytes32 low_pair(bytes32 a) { for (uint8_t& b : a.byte) b = (b >> bit) & 3; return a; }
 static inline bytes32 flip_sign_bit(bytes32 a) { for (uint8_t& b : a.byte) b ^= 128; return a; }
 
 // Matmul takes groups of eight weight rows: its wide values are the eight-lane ones.
@@ -91,6 +94,14 @@ static inline Floats load_halves(const uint8_t* p) { return load_f16(reinterpret
 static inline Floats load_unsigned(const uint8_t* p) { return load_u8(p); }
 static inline Floats load_signed(const uint8_t* p) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
 static inline Floats load_brains(const uint8_t* p) { return load_bf16(reinterpret_cast<const uint16_t*>(p)); }
+static inline Floats load_low_nibbles(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i] & 15; return r; }
+static inline Floats load_high_nibbles(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i] >> 4; return r; }
+// 2^(e - 128) of a byte e: e - 1 is the float32 exponent, and the two smallest are subnormal.
+static inline Floats load_exponents(const uint8_t* p) {
+  f32x8 r;
+  EACH_LANE { uint32_t bits = p[i] < 2 ? 0x00200000u << p[i] : (p[i] - 1u) << 23; memcpy(&r.lane[i], &bits, 4); }
+  return r;
+}
 static inline Floats load_floats(const float* p) { return load(p); }
 static inline Floats spread(float a) { return broadcast(a); }
 static inline Ints spread_int(int32_t a) { return broadcast_int(a); }

@@ -77,6 +77,87 @@ struct UnpackQ5_0 : Block<false, false> {
   }
 };
 
+template <class L, bool FIVE> struct UnpackQ45_1 : Block<false, true> {
+  static constexpr int largest = FIVE ? 31 : 15, shift = -1;
+  static constexpr int64_t bytes = L::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    const uint8_t* scales = group + L::scales(blocks) + L::scale * b;
+    scale[0] = load_halves(scales);
+    min[0] = load_halves(scales + L::scale / 2);
+    read_nibbles(group + L::piece * b, w);
+    if constexpr (FIVE) read_bits(group + L::piece * b + planes<W>::after_nibbles, w);
+  }
+};
+
+// Nibbles that choose from a table of signed weights.
+template <const Codes& CODES> static inline void read_codes(const uint8_t* plane, Bytes w[8]) {
+  read_nibbles(plane, w);
+  for (int i = 0; i < 8; ++i) w[i] = as_preferred(lookup(CODES.weight, w[i]));
+}
+
+struct UnpackIQ4_NL : Block<false, false> {
+  static constexpr int largest = bytes_largest, shift = bytes_shift;
+  static constexpr int64_t bytes = q4_0<W>::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    read_codes<iq4_codes>(group + q4_0<W>::piece * b, w);
+    scale[0] = load_halves(group + q4_0<W>::scales(blocks) + q4_0<W>::scale * b);
+  }
+};
+
+struct UnpackMXFP4 : Block<false, false> {
+  static constexpr int largest = bytes_largest, shift = bytes_shift;
+  static constexpr int64_t bytes = mxfp4<W>::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    read_codes<fp4_codes>(group + mxfp4<W>::piece * b, w);
+    scale[0] = load_exponents(group + mxfp4<W>::scales(blocks) + mxfp4<W>::scale * b);
+  }
+};
+
+struct UnpackNVFP4 : Block<true, false> {
+  static constexpr int largest = bytes_largest, shift = bytes_shift;
+  static constexpr int64_t bytes = nvfp4<W>::piece;
+  void read(const uint8_t* group, int64_t blocks, int64_t b) {
+    read_codes<fp4_codes>(group + nvfp4<W>::piece * b, w);
+    const uint8_t* scales = group + nvfp4<W>::scales(blocks) + nvfp4<W>::scale * b;
+    for (int half = 0; half < 2; ++half) scale[half] = load_halves(scales + half * (nvfp4<W>::scale / 2));
+  }
+};
+
+struct UnpackQ2_K : Block<true, true> {
+  static constexpr int largest = 3, shift = -1;
+  static constexpr int64_t bytes = q2_k<W>::piece;
+  void read(const uint8_t* group, int64_t, int64_t b) {
+    const uint8_t* super = group + q2_k<W>::super * (b / 8);
+    const int64_t j = b % 8;
+    const Floats d = load_halves(super), dmin = load_halves(super + q2_k<W>::dmin);
+    for (int half = 0; half < 2; ++half) {
+      const uint8_t* both = super + q2_k<W>::scales + q2_k<W>::scale * (2 * j + half);
+      scale[half] = mul(d, load_low_nibbles(both));
+      min[half] = sub(spread(0.0f), mul(dmin, load_high_nibbles(both)));
+    }
+    for (int p = 0; p < 2; ++p) {
+      const Bytes pairs = load_register(super + q2_k<W>::header + q2_k<W>::piece * j + planes<W>::register_bytes * p);
+      w[4 * p + 0] = low_pair<0>(pairs);
+      w[4 * p + 1] = low_pair<2>(pairs);
+      w[4 * p + 2] = low_pair<4>(pairs);
+      w[4 * p + 3] = low_pair<6>(pairs);
+    }
+  }
+};
+
+template <bool HALVES, const Codes& CODES> struct UnpackCoded : Block<HALVES, false> {
+  static constexpr int largest = bytes_largest, shift = bytes_shift;
+  using L = coded<HALVES, W>;
+  static constexpr int64_t bytes = L::piece;
+  void read(const uint8_t* group, int64_t, int64_t b) {
+    const uint8_t* super = group + L::super * (b / 8);
+    const int64_t j = b % 8;
+    const Floats unit = mul(load_halves(super), spread(CODES.factor));
+    for (int half = 0; half < (HALVES ? 2 : 1); ++half) this->scale[half] = mul(unit, load_signed(super + L::scales + L::scale * ((HALVES ? 2 : 1) * j + half)));
+    read_codes<CODES>(super + L::header + L::piece * j, this->w);
+  }
+};
+
 template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
   static constexpr int largest = FIVE ? 31 : 15, shift = -1;
   static constexpr int64_t bytes = K::piece;
@@ -100,26 +181,6 @@ struct UnpackQ6_K : Block<true, false> {
     for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_signed(super + q6_k<W>::scales + q6_k<W>::scale * (2 * j + half)));
     read_nibbles(super + q6_k<W>::header + q6_k<W>::piece * j, w);
     read_pairs(super + q6_k<W>::header + q6_k<W>::piece * j + planes<W>::after_nibbles, w);
-  }
-};
-
-// Types without an interleaved layout: the rows of the file, unpacked one by one.
-template <bool HALVES, bool MINS> struct UnpackFile : Block<HALVES, MINS> {
-  static constexpr int largest = bytes_largest, shift = bytes_shift;
-  void read(const Matrix& m, int64_t first_row, int64_t b) {
-    uint8_t bytes[8][4 * group_rows] = {};
-    float scales[2][group_rows] = {}, mins[2][group_rows] = {};
-    for (int r = 0; r < group_rows && first_row + r < m.rows; ++r) {
-      formats::Unpacked u;
-      m.type->unpack(m.source + (first_row + r) * m.row_bytes, b, u);
-      for (int i = 0; i < 8; ++i) __builtin_memcpy(bytes[i] + 4 * r, u.q + 4 * i, 4);
-      for (int half = 0; half < 2; ++half) scales[half][r] = u.scale[half], mins[half][r] = u.min[half];
-    }
-    for (int i = 0; i < 8; ++i) this->w[i] = as_preferred(load_register(bytes[i]));
-    for (int half = 0; half < (HALVES ? 2 : 1); ++half) {
-      this->scale[half] = load_floats(scales[half]);
-      if (MINS) this->min[half] = load_floats(mins[half]);
-    }
   }
 };
 
@@ -203,17 +264,6 @@ template <class T> static void matmul_packed(const MatmulCall& c) {
     }
 }
 
-template <bool HALVES, bool MINS> static void matmul_file(const MatmulCall& c) {
-  using T = UnpackFile<HALVES, MINS>;
-  alignas(64) float result[tile_rows * group_rows];
-  for (int64_t g = c.first; g < c.last; ++g)
-    for (int64_t tile = 0; tile < c.rows.count; tile += tile_rows) {
-      const int64_t end = tile + tile_rows < c.rows.count ? tile + tile_rows : c.rows.count;
-      product<T>(c.rows, tile, end, [&](T& t, int64_t b) { t.read(*c.weight, group_rows * g, b); }, result);
-      write_results(result, end - tile, c.y + tile * c.y_stride + group_rows * (g - c.first), c.y_stride, c.weight->rows - group_rows * g);
-    }
-}
-
 struct LoadF32 { static constexpr int64_t bytes = 4; static inline Floats at(const uint8_t* p) { return load_floats(reinterpret_cast<const float*>(p)); } };
 struct LoadF16 { static constexpr int64_t bytes = 2; static inline Floats at(const uint8_t* p) { return load_halves(p); } };
 struct LoadBF16 { static constexpr int64_t bytes = 2; static inline Floats at(const uint8_t* p) { return load_brains(p); } };
@@ -258,21 +308,30 @@ template <class L> static void matmul_float(const MatmulCall& c) {
 }
 
 static void matmul(const MatmulCall& c) {
-  const Matrix& m = *c.weight;
-  if (!m.packed) {
-    auto* run = m.type->half_scales ? (m.type->has_min ? matmul_file<true, true> : matmul_file<true, false>)
-                                    : (m.type->has_min ? matmul_file<false, true> : matmul_file<false, false>);
-    return run(c);
-  }
-  switch (m.type->id) {
+  switch (c.weight->type->id) {
     case 0: return matmul_float<LoadF32>(c);
     case 1: return matmul_float<LoadF16>(c);
     case 30: return matmul_float<LoadBF16>(c);
     case 2: return matmul_packed<UnpackQ4_0>(c);
+    case 3: return matmul_packed<UnpackQ45_1<q4_1<W>, false>>(c);
     case 6: return matmul_packed<UnpackQ5_0>(c);
+    case 7: return matmul_packed<UnpackQ45_1<q5_1<W>, true>>(c);
     case 8: return matmul_packed<UnpackQ8_0>(c);
+    case 10: return matmul_packed<UnpackQ2_K>(c);
+    case 11: return matmul_packed<UnpackCoded<true, q3_k_codes>>(c);
     case 12: return matmul_packed<UnpackQ45_K<q4_k<W>, false>>(c);
     case 13: return matmul_packed<UnpackQ45_K<q5_k<W>, true>>(c);
     case 14: return matmul_packed<UnpackQ6_K>(c);
+    case 16: return matmul_packed<UnpackCoded<false, iq2_codes>>(c);
+    case 17: case 22: return matmul_packed<UnpackCoded<true, iq2_codes>>(c);
+    case 18: return matmul_packed<UnpackCoded<false, iq3_xxs_codes>>(c);
+    case 19: return matmul_packed<UnpackCoded<false, iq1_codes>>(c);
+    case 20: return matmul_packed<UnpackIQ4_NL>(c);
+    case 21: return matmul_packed<UnpackCoded<false, iq3_s_codes>>(c);
+    case 23: return matmul_packed<UnpackCoded<false, iq4_codes>>(c);
+    case 29: return matmul_packed<UnpackCoded<true, iq1_codes>>(c);
+    case 34: case 35: return matmul_packed<UnpackCoded<false, ternary_codes>>(c);
+    case 39: return matmul_packed<UnpackMXFP4>(c);
+    case 40: return matmul_packed<UnpackNVFP4>(c);
   }
 }
