@@ -1,0 +1,116 @@
+"""skipstone bench: how fast a model runs on this machine, and how close to its memory's speed."""
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .output import console, draft_argument, errors_as_messages, model_path, print_json
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+ROWS = tuple(range(1, 9))
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What a figure needs beside it to mean something."""
+    from ..decode.stats import read_bandwidth
+    from ..loading import devices
+    from .._version import __version__
+
+    cpu = devices()[0]
+    return {"skipstone": __version__, "cpu": cpu.description, "isa": cpu.isa, "usable_cores": cpu.threads, "threads": threads,
+            "read_bytes_per_second": round(read_bandwidth(threads)), "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+
+
+def _seconds(work: Any) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict[str, Any]:
+    """Medians over interleaved rounds: a prompt, passes of 1 to 8 rows after `context` tokens, plain and drafted decoding."""
+    import numpy as np
+
+    ids = np.random.default_rng(0).integers(10, min(model.vocab_size, 30000), max(context + max(ROWS), prompt_tokens)).tolist()
+    prompt, passes = [], {k: [] for k in ROWS}
+    session = model.session(draft=False)
+    session.forward(ids[:context], logits=None)
+    for k in ROWS:                                        # every row count once, unmeasured
+        session.forward(ids[context:context + k], logits="all")
+        session.rollback(context)
+    for _ in range(rounds):
+        fresh = model.session(draft=False)
+        prompt.append(_seconds(lambda: fresh.forward(ids[:prompt_tokens], logits="last")))
+        for k in ROWS:
+            for _ in range(3):
+                passes[k].append(_seconds(lambda: session.forward(ids[context:context + k], logits="all")))  # noqa: B023
+                session.rollback(context)
+    text = [int(t) for t in model.tokenizer.encode("import os\n\n\ndef main(", special=True)] if model.tokenizer else ids[:16]
+    plain, drafted = [], []
+    for _ in range(rounds):
+        plain.append(model.generate(text, max_tokens=64, draft_tokens=0, stop_at_eos=False).stats)
+        if model.drafter:
+            drafted.append(model.generate(text, max_tokens=64, draft_tokens="auto", stop_at_eos=False).stats)
+    t = {k: statistics.median(v) for k, v in passes.items()}
+    from ..decode.stats import read_bandwidth
+
+    bandwidth = read_bandwidth(model.threads)
+    result: dict[str, Any] = {
+        "model": model.name, "architecture": model.architecture, "context": context, "bytes_per_pass": model.bytes, "prompt_tokens": prompt_tokens,
+        "prompt_tokens_per_second": prompt_tokens / statistics.median(prompt), "pass_ms": {str(k): 1e3 * v for k, v in t.items()},
+        "relative": {str(k): v / t[1] for k, v in t.items()}, "share_of_read_bandwidth": model.bytes / t[1] / bandwidth,
+        "decode_tokens_per_second": statistics.median(s.tokens_per_second for s in plain), "drafted": None,
+    }
+    if drafted:
+        middle = sorted(drafted, key=lambda s: s.tokens_per_second)[len(drafted) // 2]
+        result["drafted"] = {"tokens_per_second": middle.tokens_per_second, "tokens_per_pass": middle.tokens_per_pass, "acceptance": middle.acceptance}
+    return result
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")],
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file; by default the model's own head or the file beside it.")] = None,
+    no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
+    threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
+    context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the measured prompt.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to take medians over.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure prompt, decode and verify speed, and the share of the memory's speed that a pass reaches."""
+    with errors_as_messages():
+        from ..errors import ArgumentError
+        from ..loading import load
+
+        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), threads=threads)
+        longest = max(context + max(ROWS), prompt_tokens)
+        if longest > loaded.context_length:
+            raise ArgumentError(f"--context and --prompt-tokens need {longest} tokens; {loaded.name} takes {loaded.context_length}")
+        result = {**measure(loaded, context, prompt_tokens, rounds), "machine": machine(loaded.threads)}
+        if as_json:
+            print_json(result)
+            return
+        from rich.markup import escape
+        from rich.table import Table
+
+        out, about = console(), result["machine"]
+        out.print(f"[bold]{escape(result['model'])}[/]  {escape(result['architecture'])}, {result['bytes_per_pass'] / 1e6:,.1f} MB of weights a pass, context {context}")
+        out.print(f"[dim]{escape(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {about['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
+        table = Table("rows", *map(str, ROWS), box=None, header_style="dim", pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        table.add_row("ms", *(f"{result['pass_ms'][str(k)]:.2f}" for k in ROWS))
+        table.add_row("t(k)/t(1)", *(f"{result['relative'][str(k)]:.2f}" for k in ROWS))
+        out.print(table)
+        out.print(f"prompt of {prompt_tokens}: {result['prompt_tokens_per_second']:,.0f} tokens/s")
+        out.print(f"plain decoding: {result['decode_tokens_per_second']:,.1f} tokens/s; a pass reads at {result['share_of_read_bandwidth']:.0%} of the read loop's speed")
+        if result["drafted"]:
+            d = result["drafted"]
+            rates = " ".join(f"{rate:.2f}" for rate in d["acceptance"])
+            out.print(f"drafted: {d['tokens_per_second']:,.1f} tokens/s, {d['tokens_per_pass']:.2f} tokens a pass" + (f"; accepted by position {rates}" if rates else ""))

@@ -1,0 +1,154 @@
+"""skipstone info: what a model file is, from its headers alone."""
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .output import console, errors_as_messages, model_path, print_json
+
+if TYPE_CHECKING:
+    from ..files import ModelFile
+
+# The hyper-parameters worth a line, by what they are called in GGUF (after the architecture's prefix) and in config.json.
+PARAMETERS = (
+    ("layers", "block_count", "num_hidden_layers"), ("hidden size", "embedding_length", "hidden_size"), ("feed-forward size", "feed_forward_length", "intermediate_size"),
+    ("query heads", "attention.head_count", "num_attention_heads"), ("key/value heads", "attention.head_count_kv", "num_key_value_heads"),
+    ("head size", "attention.key_length", "head_dim"), ("sliding window", "attention.sliding_window", "sliding_window"), ("context", "context_length", "max_position_embeddings"),
+    ("experts", "expert_count", "num_experts"), ("experts a token", "expert_used_count", "num_experts_per_tok"), ("drafting layers", "nextn_predict_layers", "mtp_num_hidden_layers"),
+    ("block of drafts", "dflash.block_size", "block_size"),
+)
+
+
+def describe(file: ModelFile) -> dict[str, Any]:
+    """What the headers say, and whether Skipstone can run it."""
+    types: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        types[tensor.type] += 1
+        sizes[tensor.type] += tensor.data.nbytes
+    text_config = file.config.get("text_config") if isinstance(file.config.get("text_config"), dict) else {}
+    config = {**file.config, **(text_config or {})}
+    parameters: dict[str, Any] = {}
+    for label, gguf_key, config_key in PARAMETERS:
+        value = file.metadata.get(f"{file.architecture}.{gguf_key}", config.get(config_key))
+        if isinstance(value, list):
+            value = sorted(set(map(str, value)))
+            value = "/".join(value[:4])
+        if value not in (None, "", 0):
+            parameters[label] = value
+    runs, why = _runs(file)
+    return {"path": str(file.path), "format": file.format, "architecture": file.architecture, "name": file.metadata.get("general.name"), "parameters": parameters,
+            "weights": sum(int(_count(t.shape)) for t in file.tensors.values()), "tensors": len(file.tensors), "bytes": sum(sizes.values()),
+            "types": {name: {"tensors": types[name], "bytes": sizes[name]} for name in sorted(types, key=lambda n: -sizes[n])},
+            "runs": runs, "reason": why, **_tokenizer(file), **_drafter(file)}
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """What building a network needs to know of a weight matrix, without laying it out."""
+
+    type: str
+    rows: int
+    columns: int
+    data: Any
+
+    @property
+    def bytes(self) -> int:
+        return int(self.data.nbytes)
+
+
+def _runs(file: ModelFile) -> tuple[bool, str | None]:
+    """Can this version run the file? Records its network without loading a weight; else the reason."""
+    from ..errors import SkipstoneError
+    from ..models import registry
+
+    if registry.find(file, registry.DRAFTERS):
+        return True, "as the drafter of the model that it was made for"
+    try:
+        registry.build_network(file, make_weight=_Sizes, program=lambda spec: None)
+    except SkipstoneError as error:
+        return False, str(error)
+    return True, None
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+def _tokenizer(file: ModelFile) -> dict[str, Any]:
+    """Kind and size without building it: that takes longer than all the rest."""
+    template = file.metadata.get("tokenizer.chat_template")
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    kind = file.metadata.get("tokenizer.ggml.model")
+    folder = file.path if file.path.is_dir() else file.path.parent
+    if file.format == "safetensors":
+        kind = "tokenizer.json" if (folder / "tokenizer.json").is_file() else None
+        from ..files.mapping import read_json
+
+        config_path = folder / "tokenizer_config.json"
+        if config_path.is_file():
+            settings = read_json(config_path, 4 << 20)
+            template = settings.get("chat_template") if isinstance(settings, dict) else None
+    return {"tokenizer": kind, "vocabulary": len(tokens) if isinstance(tokens, list) else None,
+            "chat_template": hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:16] if isinstance(template, str) else None}
+
+
+def _drafter(file: ModelFile) -> dict[str, Any]:
+    names = file.tensors
+    if any(".nextn." in n for n in names) or any(n.startswith("mtp.") for n in names):
+        return {"drafter": "has its own multi-token prediction head"}
+    if "assistant" in file.architecture:
+        return {"drafter": "is a drafter: an assistant for Gemma 4"}
+    if any("candidate_selector" in n for n in names):
+        return {"drafter": "is a drafter: DFlash2"}
+    if "dflash" in file.architecture.lower() or ("fc.weight" in names and "hidden_norm.weight" in names):
+        return {"drafter": "is a drafter: DFlash"}
+    if any("_diff.weight" in n for n in names):
+        return {"drafter": "has Orthrus' second attention weights"}
+    return {"drafter": None}
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Tell what a model file is: architecture, sizes, types, tokenizer, drafter."""
+    with errors_as_messages():
+        from ..files import open_model
+
+        file = open_model(model_path(model))
+        said = describe(file)
+        listed = [{"name": t.name, "type": t.type, "shape": list(t.shape), "bytes": t.data.nbytes} for t in file.tensors.values()] if tensors else []
+        if as_json:
+            print_json({**said, "tensor_list": listed} if tensors else said)
+            return
+        out = console()
+        from rich.markup import escape
+        from rich.table import Table
+
+        out.print(f"[bold]{escape(os.path.basename(said['path'].rstrip('/')))}[/]  {said['format']}, architecture {escape(said['architecture'])}"
+                  + (f", {escape(str(said['name']))}" if said["name"] else ""))
+        out.print(f"{said['weights'] / 1e6:,.1f} M weights in {said['tensors']} tensors, {said['bytes'] / 1e6:,.1f} MB")
+        out.print(", ".join(f"{escape(label)} {escape(str(value))}" for label, value in said["parameters"].items()))
+        table = Table("type", "tensors", "MB", box=None, header_style="dim", pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for name, t in said["types"].items():
+            table.add_row(name, str(t["tensors"]), f"{t['bytes'] / 1e6:,.2f}")
+        out.print(table)
+        vocabulary = f", {said['vocabulary']} tokens" if said["vocabulary"] else ""
+        out.print(f"tokenizer: {escape(str(said['tokenizer'] or 'none'))}{vocabulary}; chat template: {said['chat_template'] or 'none'}")
+        out.print(f"drafting: {said['drafter'] or 'no drafter inside'}")
+        reason = escape(said["reason"] or "")
+        out.print(f"runs on this version {reason}".rstrip() if said["runs"] else f"does not run on this version: {reason}", soft_wrap=True)
+        for t in listed:
+            out.print(f"{escape(t['name'])}  {t['type']}  {tuple(t['shape'])}", soft_wrap=True)

@@ -1,0 +1,32 @@
+"""skipstone: the commands and what they have in common."""
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from . import bench, demo, devices, info, run
+
+app = typer.Typer(name="skipstone", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  help="Fast, exact local decoding of Gemma 4 and Qwen with multi-token prediction.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .._version import __version__
+
+        typer.echo(f"skipstone {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    """Options before the command."""
+
+
+for module in (demo, run, bench, info, devices):
+    app.command(name=module.__name__.rpartition(".")[2])(module.command)
+
+
+def main() -> None:
+    app()

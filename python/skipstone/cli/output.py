@@ -1,0 +1,69 @@
+"""What the commands share: consoles, JSON, and errors as one line with an exit code."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def console(stderr: bool = False) -> Console:
+    """A rich console that has colours only on a terminal and not under NO_COLOR."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def errors_as_messages() -> Iterator[None]:
+    """A user's mistake or a bad file ends the command with one line on standard error, not with a traceback."""
+    import typer
+
+    from ..errors import SkipstoneError
+
+    try:
+        yield
+    except SkipstoneError as error:
+        console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        raise typer.Exit(USAGE) from None
+    except KeyboardInterrupt:
+        console(stderr=True).print("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader has gone; closing standard output later would complain once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def draft_argument(draft: str | None, no_draft: bool) -> Any:
+    """What load takes as draft for --draft and --no-draft."""
+    from ..errors import ArgumentError
+
+    if no_draft and draft is not None:
+        raise ArgumentError("--draft and --no-draft exclude each other; give one of them")
+    return False if no_draft else (draft or "auto")
+
+
+def model_path(model: str) -> str:
+    """The path of a model: as given, or that of a bundled model of this name."""
+    from .. import bundled
+
+    return model if os.path.exists(model) else str(bundled.NAMES.get(model, model))

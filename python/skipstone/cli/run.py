@@ -1,0 +1,61 @@
+"""skipstone run: one prompt, its text streamed."""
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any, Optional
+
+import typer
+
+from .output import INTERRUPTED, console, draft_argument, errors_as_messages, model_path, print_json
+
+
+def command(
+    model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model: tiny-qwen35, tiny-gemma4.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue; - reads it from standard input.")],
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file; by default the model's own head or the file beside it.")] = None,
+    no_draft: Annotated[bool, typer.Option("--no-draft", help="Decode without drafting: the same text, one token a pass.")] = False,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens to write.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens up to this probability.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="Keep tokens at least this likely, relative to the likeliest.")] = 0.0,
+    repeat_penalty: Annotated[float, typer.Option(help="Divide the logits of tokens already in the text; 1 is off.")] = 1.0,
+    seed: Annotated[Optional[int], typer.Option(help="The same seed gives the same text, drafting on or off.")] = None,
+    stop: Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")] = None,
+    draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
+    threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
+    kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16 or f32.")] = "f16",
+    context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of streaming.")] = False,
+) -> None:
+    """Continue a prompt and print the text as it comes; figures go to standard error."""
+    with errors_as_messages():
+        from ..errors import ArgumentError
+        from ..loading import load
+
+        if draft_tokens != "auto" and not draft_tokens.isdigit():
+            raise ArgumentError(f"--draft-tokens: {draft_tokens!r}; expected auto or a number from 0 to 15")
+        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), threads=threads, kv_type=kv_type, context=context)
+        text = sys.stdin.read() if prompt == "-" else prompt
+        options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty,
+                                       seed=seed, stop=stop or None, draft_tokens="auto" if draft_tokens == "auto" else int(draft_tokens))
+        if as_json:
+            result = loaded.generate(text, **options)
+            print_json({"model": loaded.name, "text": result.text, "tokens": result.tokens, "finish_reason": result.finish_reason,
+                        "stats": {**asdict(result.stats), "tokens_per_second": result.stats.tokens_per_second,
+                                  "prompt_tokens_per_second": result.stats.prompt_tokens_per_second, "tokens_per_pass": result.stats.tokens_per_pass,
+                                  "acceptance": result.stats.acceptance}})
+            return
+        stats = None
+        try:
+            for piece in loaded.stream(text, **options):
+                sys.stdout.write(piece.text)
+                sys.stdout.flush()
+                stats = piece.stats or stats
+        except KeyboardInterrupt:
+            sys.stdout.write("\n")
+            raise typer.Exit(INTERRUPTED) from None
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        console(stderr=True).print(f"[dim]{stats}[/]", soft_wrap=True)
