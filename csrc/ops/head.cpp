@@ -69,6 +69,7 @@ class Head final : public Operation {
   };
   // The cap never turns an order around, but it may make two logits equal, and then the lower id wins: only a larger plain logit needs a look.
   void scan(Pass& pass, Best& best, const float* z, int64_t begin, int64_t end) {
+    if (best.id >= 0 && !(pass.kernels.largest(z, end - begin) > best.plain)) return;
     for (int64_t i = begin; i < end; ++i) {
       const float plain = z[i - begin];
       if (!(plain > best.plain) && best.id >= 0) continue;

@@ -104,6 +104,7 @@ struct Kernels {
   void (*add)(const float* a, const float* b, float* y, int64_t n, float scale);
   void (*scale)(const float* x, float* y, int64_t n, float scale);
   void (*softcap)(const float* x, float* y, int64_t n, float cap);
+  float (*largest)(const float* x, int64_t n);      // -infinity where there is no number
   void (*quantize)(const float* x, int64_t n, QuantizedRow out);
   void (*store_kv)(const float* x, void* out, KvType type, int64_t n);
   void (*matmul)(const MatmulCall& call);

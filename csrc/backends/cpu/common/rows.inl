@@ -67,6 +67,15 @@ static void softcap(const float* x, float* y, int64_t n, float cap) {
   });
 }
 
+static float largest(const float* x, int64_t n) {
+  f32x8 most = broadcast(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) most = max(load(x + i), most);       // max keeps its second operand where the first is no number
+  float m = max_lane(most);
+  for (; i < n; ++i) m = x[i] > m ? x[i] : m;
+  return m;
+}
+
 // Blocks of 32: scale = largest magnitude / 127, q = x / scale rounded half to even. A block too small for its scale's reciprocal counts as zero.
 static void quantize(const float* x, int64_t n, QuantizedRow out) {
   for (int64_t b = 0; b < n / 32; ++b) {
