@@ -46,8 +46,8 @@ template <int W> void pack_q8_0(const uint8_t* const rows[], int64_t columns, ui
   for (int64_t b = 0; b < blocks; ++b)
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 34 * b;
-      put_half(group + q8_0<W>::scales(blocks) + q8_0<W>::scale * b, r, in);
-      for (int j = 0; j < 8; ++j) memcpy(group + q8_0<W>::piece * b + 32 * W * j + 4 * r, in + 2 + 4 * j, 4);
+      put_half(group + q8_0<W>::scale_at(b), r, in);
+      for (int j = 0; j < 8; ++j) memcpy(group + q8_0<W>::piece_at(b) + 32 * W * j + 4 * r, in + 2 + 4 * j, 4);
     }
 }
 
@@ -56,10 +56,10 @@ template <int W> void pack_q4_0(const uint8_t* const rows[], int64_t columns, ui
   for (int64_t b = 0; b < blocks; ++b)
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 18 * b;
-      put_half(group + q4_0<W>::scales(blocks) + q4_0<W>::scale * b, r, in);
+      put_half(group + q4_0<W>::scale_at(b), r, in);
       uint8_t v[32];
       for (int i = 0; i < 16; ++i) v[i] = in[2 + i] & 15, v[16 + i] = in[2 + i] >> 4;
-      put_nibbles<W>(v, r, group + q4_0<W>::piece * b);
+      put_nibbles<W>(v, r, group + q4_0<W>::piece_at(b));
     }
 }
 
@@ -68,7 +68,7 @@ template <int W> void pack_q5_0(const uint8_t* const rows[], int64_t columns, ui
   for (int64_t b = 0; b < blocks; ++b)
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 22 * b;
-      put_half(group + q5_0<W>::scales(blocks) + q5_0<W>::scale * b, r, in);
+      put_half(group + q5_0<W>::scale_at(b), r, in);
       uint32_t high;
       memcpy(&high, in + 2, 4);
       uint8_t v[32];
@@ -76,8 +76,8 @@ template <int W> void pack_q5_0(const uint8_t* const rows[], int64_t columns, ui
         uint8_t low = i < 16 ? in[6 + i] & 15 : in[6 + i - 16] >> 4;
         v[i] = static_cast<uint8_t>(low | ((high >> i) & 1) << 4);
       }
-      put_nibbles<W>(v, r, group + q5_0<W>::piece * b);
-      put_bits<W>(v, r, group + q5_0<W>::piece * b + planes<W>::after_nibbles);
+      put_nibbles<W>(v, r, group + q5_0<W>::piece_at(b));
+      put_bits<W>(v, r, group + q5_0<W>::piece_at(b) + planes<W>::after_nibbles);
     }
 }
 
@@ -88,7 +88,7 @@ template <bool FIVE, int W> void pack_q45_1(const uint8_t* const rows[], int64_t
   for (int64_t b = 0; b < blocks; ++b)
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + block_bytes * b;
-      uint8_t* scales = group + L::scales(blocks) + L::scale * b;
+      uint8_t* scales = group + L::scale_at(b);
       put_half(scales, r, in);
       put_half(scales + L::scale / 2, r, in + 2);
       uint32_t high = 0;
@@ -98,8 +98,8 @@ template <bool FIVE, int W> void pack_q45_1(const uint8_t* const rows[], int64_t
         uint8_t low = i < 16 ? in[low_at + i] & 15 : in[low_at + i - 16] >> 4;
         v[i] = static_cast<uint8_t>(low | ((high >> i) & 1) << 4);
       }
-      put_nibbles<W>(v, r, group + L::piece * b);
-      if (FIVE) put_bits<W>(v, r, group + L::piece * b + planes<W>::after_nibbles);
+      put_nibbles<W>(v, r, group + L::piece_at(b));
+      if (FIVE) put_bits<W>(v, r, group + L::piece_at(b) + planes<W>::after_nibbles);
     }
 }
 
@@ -108,10 +108,10 @@ template <int W> void pack_mxfp4(const uint8_t* const rows[], int64_t columns, u
   for (int64_t b = 0; b < blocks; ++b)
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 17 * b;
-      group[mxfp4<W>::scales(blocks) + mxfp4<W>::scale * b + r] = in[0];
+      group[mxfp4<W>::scale_at(b) + r] = in[0];
       uint8_t v[32];
       for (int i = 0; i < 16; ++i) v[i] = in[1 + i] & 15, v[16 + i] = in[1 + i] >> 4;
-      put_nibbles<W>(v, r, group + mxfp4<W>::piece * b);
+      put_nibbles<W>(v, r, group + mxfp4<W>::piece_at(b));
     }
 }
 
@@ -123,7 +123,7 @@ template <int W> void pack_nvfp4(const uint8_t* const rows[], int64_t columns, u
     for (int r = 0; r < 8 * W; ++r) {
       formats::Unpacked u;
       type.unpack(rows[r], b, u);
-      uint8_t* scales = group + nvfp4<W>::scales(blocks) + nvfp4<W>::scale * b;
+      uint8_t* scales = group + nvfp4<W>::scale_at(b);
       for (int half = 0; half < 2; ++half) {
         const uint16_t bits = formats::f32_to_f16(u.scale[half]);
         memcpy(scales + half * (nvfp4<W>::scale / 2) + 2 * r, &bits, 2);
@@ -131,7 +131,7 @@ template <int W> void pack_nvfp4(const uint8_t* const rows[], int64_t columns, u
       const uint8_t* in = rows[r] + 36 * (b / 2) + 4 + 16 * (b % 2);
       uint8_t v[32];
       for (int i = 0; i < 32; ++i) v[i] = (in[8 * (i / 16) + i % 8] >> (i % 16 < 8 ? 0 : 4)) & 15;
-      put_nibbles<W>(v, r, group + nvfp4<W>::piece * b);
+      put_nibbles<W>(v, r, group + nvfp4<W>::piece_at(b));
     }
 }
 
@@ -250,7 +250,7 @@ template <int BYTES, int W> void pack_values(const uint8_t* const rows[], int64_
     for (int r = 0; r < 8 * W; ++r) memcpy(group + BYTES * (8 * W * k + r), rows[r] + BYTES * k, BYTES);
 }
 
-template <class L> int64_t simple_bytes(int64_t columns) { return columns / 32 * (L::piece + L::scale); }
+template <class L> int64_t simple_bytes(int64_t columns) { return (columns / 32 + 1) / 2 * L::pair; }
 template <class L> int64_t super_bytes(int64_t columns) { return columns / 256 * L::super; }
 template <int64_t BYTES> int64_t value_bytes(int64_t columns) { return 8 * BYTES * columns; }
 

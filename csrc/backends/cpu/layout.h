@@ -8,10 +8,12 @@
 
 namespace skipstone::cpu {
 
-// Types whose blocks of 32 stand alone: all blocks' pieces, then all blocks' scales (and minima).
+// Types whose blocks of 32 stand alone, in pairs: the scales (and minima) of two blocks, then their pieces. Scales in a place of their own would be
+// a second stream of memory, which halves what one core reads.
 template <int64_t PIECE, int64_t SCALE, int64_t W> struct Simple {
-  static constexpr int64_t piece = PIECE * W, scale = SCALE * W;
-  static constexpr int64_t scales(int64_t blocks) { return piece * blocks; }
+  static constexpr int64_t piece = PIECE * W, scale = SCALE * W, pair = 2 * (piece + scale);
+  static constexpr int64_t scale_at(int64_t block) { return block / 2 * pair + block % 2 * scale; }
+  static constexpr int64_t piece_at(int64_t block) { return block / 2 * pair + 2 * scale + block % 2 * piece; }
 };
 template <int64_t W> using q8_0 = Simple<256, 16, W>;
 template <int64_t W> using q4_0 = Simple<128, 16, W>;      // nibbles; also IQ4_NL, whose nibbles choose from a table

@@ -24,9 +24,9 @@ static inline Bytes as_preferred(Bytes a) { return dot_is_wide ? flip_sign_bit(a
 struct UnpackQ8_0 : Block<false, false> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   static constexpr int64_t bytes = q8_0<W>::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_register(group + q8_0<W>::piece * b + planes<W>::register_bytes * i));
-    scale[0] = load_halves(group + q8_0<W>::scales(blocks) + q8_0<W>::scale * b);
+  void read(const uint8_t* group, int64_t b) {
+    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_register(group + q8_0<W>::piece_at(b) + planes<W>::register_bytes * i));
+    scale[0] = load_halves(group + q8_0<W>::scale_at(b));
   }
 };
 
@@ -61,31 +61,31 @@ static inline void read_pairs(const uint8_t* plane, Bytes w[8]) {
 struct UnpackQ4_0 : Block<false, false> {
   static constexpr int largest = 15, shift = 3;
   static constexpr int64_t bytes = q4_0<W>::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_nibbles(group + q4_0<W>::piece * b, w);
-    scale[0] = load_halves(group + q4_0<W>::scales(blocks) + q4_0<W>::scale * b);
+  void read(const uint8_t* group, int64_t b) {
+    read_nibbles(group + q4_0<W>::piece_at(b), w);
+    scale[0] = load_halves(group + q4_0<W>::scale_at(b));
   }
 };
 
 struct UnpackQ5_0 : Block<false, false> {
   static constexpr int largest = 31, shift = 4;
   static constexpr int64_t bytes = q5_0<W>::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_nibbles(group + q5_0<W>::piece * b, w);
-    read_bits(group + q5_0<W>::piece * b + planes<W>::after_nibbles, w);
-    scale[0] = load_halves(group + q5_0<W>::scales(blocks) + q5_0<W>::scale * b);
+  void read(const uint8_t* group, int64_t b) {
+    read_nibbles(group + q5_0<W>::piece_at(b), w);
+    read_bits(group + q5_0<W>::piece_at(b) + planes<W>::after_nibbles, w);
+    scale[0] = load_halves(group + q5_0<W>::scale_at(b));
   }
 };
 
 template <class L, bool FIVE> struct UnpackQ45_1 : Block<false, true> {
   static constexpr int largest = FIVE ? 31 : 15, shift = -1;
   static constexpr int64_t bytes = L::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    const uint8_t* scales = group + L::scales(blocks) + L::scale * b;
+  void read(const uint8_t* group, int64_t b) {
+    const uint8_t* scales = group + L::scale_at(b);
     scale[0] = load_halves(scales);
     min[0] = load_halves(scales + L::scale / 2);
-    read_nibbles(group + L::piece * b, w);
-    if constexpr (FIVE) read_bits(group + L::piece * b + planes<W>::after_nibbles, w);
+    read_nibbles(group + L::piece_at(b), w);
+    if constexpr (FIVE) read_bits(group + L::piece_at(b) + planes<W>::after_nibbles, w);
   }
 };
 
@@ -98,27 +98,27 @@ template <const Codes& CODES> static inline void read_codes(const uint8_t* plane
 struct UnpackIQ4_NL : Block<false, false> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   static constexpr int64_t bytes = q4_0<W>::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_codes<iq4_codes>(group + q4_0<W>::piece * b, w);
-    scale[0] = load_halves(group + q4_0<W>::scales(blocks) + q4_0<W>::scale * b);
+  void read(const uint8_t* group, int64_t b) {
+    read_codes<iq4_codes>(group + q4_0<W>::piece_at(b), w);
+    scale[0] = load_halves(group + q4_0<W>::scale_at(b));
   }
 };
 
 struct UnpackMXFP4 : Block<false, false> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   static constexpr int64_t bytes = mxfp4<W>::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_codes<fp4_codes>(group + mxfp4<W>::piece * b, w);
-    scale[0] = load_exponents(group + mxfp4<W>::scales(blocks) + mxfp4<W>::scale * b);
+  void read(const uint8_t* group, int64_t b) {
+    read_codes<fp4_codes>(group + mxfp4<W>::piece_at(b), w);
+    scale[0] = load_exponents(group + mxfp4<W>::scale_at(b));
   }
 };
 
 struct UnpackNVFP4 : Block<true, false> {
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   static constexpr int64_t bytes = nvfp4<W>::piece;
-  void read(const uint8_t* group, int64_t blocks, int64_t b) {
-    read_codes<fp4_codes>(group + nvfp4<W>::piece * b, w);
-    const uint8_t* scales = group + nvfp4<W>::scales(blocks) + nvfp4<W>::scale * b;
+  void read(const uint8_t* group, int64_t b) {
+    read_codes<fp4_codes>(group + nvfp4<W>::piece_at(b), w);
+    const uint8_t* scales = group + nvfp4<W>::scale_at(b);
     for (int half = 0; half < 2; ++half) scale[half] = load_halves(scales + half * (nvfp4<W>::scale / 2));
   }
 };
@@ -126,7 +126,7 @@ struct UnpackNVFP4 : Block<true, false> {
 struct UnpackQ2_K : Block<true, true> {
   static constexpr int largest = 3, shift = -1;
   static constexpr int64_t bytes = q2_k<W>::piece;
-  void read(const uint8_t* group, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t b) {
     const uint8_t* super = group + q2_k<W>::super * (b / 8);
     const int64_t j = b % 8;
     const Floats d = load_halves(super), dmin = load_halves(super + q2_k<W>::dmin);
@@ -149,7 +149,7 @@ template <bool HALVES, const Codes& CODES> struct UnpackCoded : Block<HALVES, fa
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   using L = coded<HALVES, W>;
   static constexpr int64_t bytes = L::piece;
-  void read(const uint8_t* group, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t b) {
     const uint8_t* super = group + L::super * (b / 8);
     const int64_t j = b % 8;
     const Floats unit = mul(load_halves(super), spread(CODES.factor));
@@ -161,7 +161,7 @@ template <bool HALVES, const Codes& CODES> struct UnpackCoded : Block<HALVES, fa
 template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
   static constexpr int largest = FIVE ? 31 : 15, shift = -1;
   static constexpr int64_t bytes = K::piece;
-  void read(const uint8_t* group, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t b) {
     const uint8_t* super = group + K::super * (b / 8);
     const int64_t j = b % 8;
     scale[0] = mul(load_halves(super), load_unsigned(super + K::blocks + K::block * j));
@@ -174,7 +174,7 @@ template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
 struct UnpackQ6_K : Block<true, false> {
   static constexpr int largest = 63, shift = 5;
   static constexpr int64_t bytes = q6_k<W>::piece;
-  void read(const uint8_t* group, int64_t, int64_t b) {
+  void read(const uint8_t* group, int64_t b) {
     const uint8_t* super = group + q6_k<W>::super * (b / 8);
     const int64_t j = b % 8;
     Floats d = load_halves(super);
@@ -243,7 +243,6 @@ static inline void write_results(const float* result, int64_t rows, float* y, in
 
 template <class T> static void matmul_packed(const MatmulCall& c) {
   const Matrix& m = *c.weight;
-  const int64_t blocks = m.columns / 32;
   alignas(64) float result[tile_rows * group_rows];
   // A slab of groups stays in the second cache level while the tiles of rows pass over it.
   int64_t slab = c.last - c.first;
@@ -254,10 +253,11 @@ template <class T> static void matmul_packed(const MatmulCall& c) {
       for (int64_t g = s; g < until; ++g) {
         const uint8_t* group = m.packed + g * m.group_bytes;
         product<T>(c.rows, tile, end, [&](T& t, int64_t b) {
-          // With several rows the arithmetic of a block outlasts the out-of-order window, so memory must be asked ahead of it.
-          if (end - tile > 1)
+          // From three rows on the arithmetic of a block outlasts the out-of-order window, so memory must be asked ahead of it; before that the
+          // processor's own prefetching does better alone.
+          if (end - tile > 2)
             for (int64_t p = 0; p < T::bytes; p += 64) prefetch(group + T::bytes * b + 4096 + p);
-          t.read(group, blocks, b);
+          t.read(group, b);
         }, result);
         write_results(result, end - tile, c.y + tile * c.y_stride + group_rows * (g - c.first), c.y_stride, m.rows - group_rows * g);
       }
