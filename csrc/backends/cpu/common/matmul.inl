@@ -253,9 +253,9 @@ template <class T> static void matmul_packed(const MatmulCall& c) {
       for (int64_t g = s; g < until; ++g) {
         const uint8_t* group = m.packed + g * m.group_bytes;
         product<T>(c.rows, tile, end, [&](T& t, int64_t b) {
-          // From three rows on the arithmetic of a block outlasts the out-of-order window, so memory must be asked ahead of it; before that the
-          // processor's own prefetching does better alone.
-          if (end - tile > 2)
+          // With several rows the arithmetic of a block outlasts the out-of-order window, so memory must be asked ahead of it; before that the
+          // processor's own prefetching does better alone. The borders are measured (Zen 4).
+          if (end - tile > (m.columns < 1024 ? 7 : 2))
             for (int64_t p = 0; p < T::bytes; p += 64) prefetch(group + T::bytes * b + 4096 + p);
           t.read(group, b);
         }, result);
