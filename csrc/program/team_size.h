@@ -1,6 +1,7 @@
 // How many threads a small pass takes: all that it may, or only the caller. Small models finish a pass in less time than a busy machine needs to bring
 // two threads to one barrier, so the choice follows the clock. It changes no bit of the result.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstdint>
 
@@ -11,36 +12,44 @@ class TeamSize {
   // Threads for a pass over `rows` rows, of at most `threads`.
   int choose(int64_t rows, int threads) {
     if (threads == 1 || rows > small) return threads;
-    Cost& c = costs_[static_cast<size_t>(rows)];
-    if (c.threads != threads) c = {threads, {}, 0, 0};
-    const bool alone = c.seconds[0] < c.seconds[1];
-    // The slower way is tried now and then, the less often the slower it was; first each way a few times.
-    if (c.tries < 6) return c.tries % 2 ? threads : 1;
-    if (c.until_probe <= 0) return alone ? threads : 1;
-    return alone ? 1 : threads;
+    Case& c = cases_[static_cast<size_t>(rows)];
+    if (c.threads != threads) {
+      c = {};
+      c.threads = threads;
+    }
+    if (c.passes < 2 * memory) return c.passes % 2 ? 1 : threads;          // each way a few times
+    const bool team = c.seconds(true) <= c.seconds(false);
+    return (c.until_probe <= 0 ? !team : team) ? threads : 1;
   }
   void report(int64_t rows, int threads, int members, double seconds) {
     if (threads == 1 || rows > small) return;
-    Cost& c = costs_[static_cast<size_t>(rows)];
-    const bool team = members > 1;
-    double& known = c.seconds[team];
-    known = known == 0 ? seconds : (seconds < known ? known + 0.5 * (seconds - known) : known + 0.2 * (seconds - known));
-    ++c.tries;
-    if (--c.until_probe < 0) {
-      const double fast = c.seconds[0] < c.seconds[1] ? c.seconds[0] : c.seconds[1], slow = c.seconds[0] + c.seconds[1] - fast;
-      const double ratio = fast > 0 ? slow / fast : 1;
-      c.until_probe = static_cast<int>(50 * (ratio < 20 ? ratio : 20));
-    }
+    Case& c = cases_[static_cast<size_t>(rows)];
+    const size_t team = members > 1;
+    c.samples[team][c.next[team]++ % memory] = seconds;
+    ++c.passes;
+    if (--c.until_probe >= 0) return;
+    // The slower way is looked at again after a while, the longer the slower it was: probes cost about one part in thirty.
+    const double ratio = std::max(c.seconds(true), c.seconds(false)) / std::min(c.seconds(true), c.seconds(false));
+    c.until_probe = static_cast<int>(std::clamp(30 * (ratio - 1), 12.0, 600.0));
   }
 
  private:
   static constexpr int64_t small = 16;
-  struct Cost {
+  static constexpr int memory = 4;
+  struct Case {
     int threads = 0;
-    double seconds[2] = {};       // alone, as a team
-    int tries = 0, until_probe = 0;
+    int64_t passes = 0;
+    int until_probe = 0;
+    std::array<std::array<double, memory>, 2> samples{};                    // of the last passes alone, as a team
+    std::array<size_t, 2> next{};
+    // The best of the last few: what disturbs a pass makes it longer.
+    double seconds(bool team) const {
+      double best = 1e9;
+      for (double s : samples[team]) best = s > 0 ? std::min(best, s) : best;
+      return best;
+    }
   };
-  std::array<Cost, small + 1> costs_{};
+  std::array<Case, small + 1> cases_{};
 };
 
 }  // namespace skipstone
