@@ -8,16 +8,8 @@ namespace skipstone::cpu::avx2 {
 
 #include "backends/cpu/avx2/vectors.inl"
 
-// Matmul takes groups of eight weight rows: its wide values are the eight-lane ones.
-static constexpr int group_rows = 8;
-using Bytes = bytes32;
-using Ints = i32x8;
-using Floats = f32x8;
-static inline Bytes load_register(const void* p) { return load_bytes(p); }
-static inline Floats load_halves(const uint8_t* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
-static inline Floats load_unsigned(const uint8_t* p) { return load_u8(p); }
-static inline Floats load_signed(const uint8_t* p) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
-static inline Floats load_brains(const uint8_t* p) { return load_bf16(reinterpret_cast<const uint16_t*>(p)); }
+#include "backends/cpu/common/eight_lanes.inl"
+
 static inline __m256i load_widened(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))); }
 static inline Floats load_low_nibbles(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_and_si256(load_widened(p), _mm256_set1_epi32(15))); }
 static inline Floats load_high_nibbles(const uint8_t* p) { return _mm256_cvtepi32_ps(_mm256_srli_epi32(load_widened(p), 4)); }
@@ -26,10 +18,6 @@ static inline Floats load_exponents(const uint8_t* p) {
   const __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(0x00200000), e);
   return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, subnormal, _mm256_cmpgt_epi32(_mm256_set1_epi32(2), e)));
 }
-static inline Floats load_floats(const float* p) { return load(p); }
-static inline Floats spread(float a) { return broadcast(a); }
-static inline Ints spread_int(int32_t a) { return broadcast_int(a); }
-static inline Ints zeros() { return zero(); }
 template <int BITS> static inline Ints shifted(Ints a) { return _mm256_slli_epi32(a, BITS); }
 
 // 8-bit weights stay signed: as unsigned ones their products would not fit 16 bits.

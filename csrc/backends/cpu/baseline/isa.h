@@ -84,16 +84,8 @@ static inline bytes32 lookup(const int8_t table[16], bytes32 a) { for (uint8_t& 
 template <int bit> static inline bytes32 low_pair(bytes32 a) { for (uint8_t& b : a.byte) b = (b >> bit) & 3; return a; }
 static inline bytes32 flip_sign_bit(bytes32 a) { for (uint8_t& b : a.byte) b ^= 128; return a; }
 
-// Matmul takes groups of eight weight rows: its wide values are the eight-lane ones.
-static constexpr int group_rows = 8;
-using Bytes = bytes32;
-using Ints = i32x8;
-using Floats = f32x8;
-static inline Bytes load_register(const void* p) { return load_bytes(p); }
-static inline Floats load_halves(const uint8_t* p) { return load_f16(reinterpret_cast<const uint16_t*>(p)); }
-static inline Floats load_unsigned(const uint8_t* p) { return load_u8(p); }
-static inline Floats load_signed(const uint8_t* p) { return load_i8(reinterpret_cast<const int8_t*>(p)); }
-static inline Floats load_brains(const uint8_t* p) { return load_bf16(reinterpret_cast<const uint16_t*>(p)); }
+#include "backends/cpu/common/eight_lanes.inl"
+
 static inline Floats load_low_nibbles(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i] & 15; return r; }
 static inline Floats load_high_nibbles(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i] >> 4; return r; }
 // 2^(e - 128) of a byte e: e - 1 is the float32 exponent, and the two smallest are subnormal.
@@ -102,10 +94,6 @@ static inline Floats load_exponents(const uint8_t* p) {
   EACH_LANE { uint32_t bits = p[i] < 2 ? 0x00200000u << p[i] : (p[i] - 1u) << 23; memcpy(&r.lane[i], &bits, 4); }
   return r;
 }
-static inline Floats load_floats(const float* p) { return load(p); }
-static inline Floats spread(float a) { return broadcast(a); }
-static inline Ints spread_int(int32_t a) { return broadcast_int(a); }
-static inline Ints zeros() { return zero(); }
 template <int BITS> static inline Ints shifted(Ints a) { for (int32_t& i : a.lane) i = static_cast<int32_t>(static_cast<uint32_t>(i) << BITS); return a; }
 
 // Can dot_unsigned take weights up to 255? Then signed ones are given as weight + 128.
