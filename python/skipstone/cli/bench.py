@@ -38,7 +38,8 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
     import numpy as np
 
     ids = np.random.default_rng(0).integers(10, min(model.vocab_size, 30000), max(context + max(ROWS), prompt_tokens)).tolist()
-    prompt, passes = [], {k: [] for k in ROWS}
+    prompt: list[float] = []
+    passes: dict[int, list[float]] = {k: [] for k in ROWS}
     session = model.session(draft=False)
     session.forward(ids[:context], logits=None)
     for k in ROWS:                                        # every row count once, unmeasured
@@ -75,7 +76,7 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
 
 def command(
     model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")],
-    draft: Annotated[Optional[str], typer.Option(help="A drafter's file; by default the model's own head or the file beside it.")] = None,
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,

@@ -11,6 +11,7 @@ from .output import FAILED, console, errors_as_messages, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..decode.stats import Stats
     from ..model import Model
 
 DRAFTS, TOKENS = 4, 128
@@ -30,8 +31,9 @@ def _stream_both(model: Model, prompt: str, out: Console) -> tuple[Any, Any]:
 
     ways = [("plain, one token a pass", 0), (f"drafted, {DRAFTS} drafts a pass", DRAFTS)]
     streams = [model.stream(prompt, max_tokens=TOKENS, draft_tokens=drafts, stop_at_eos=False) for _, drafts in ways]
-    texts, tokens, stats = ["", ""], [[], []], [None, None]
-    passes = [0, 0]
+    texts, passes = ["", ""], [0, 0]
+    tokens: tuple[list[int], list[int]] = ([], [])
+    stats: list[Stats | None] = [None, None]
 
     def columns() -> Table:
         grid = Table.grid(expand=True)
@@ -51,10 +53,12 @@ def _stream_both(model: Model, prompt: str, out: Console) -> tuple[Any, Any]:
                     running.remove(i)
                     continue
                 texts[i] += piece.text
-                tokens[i] += piece.tokens
+                tokens[i].extend(piece.tokens)
                 stats[i] = piece.stats or stats[i]
                 passes[i] += 1
             live.update(columns())
+    if not out.is_terminal:
+        out.print()                                         # which Live leaves out there
     return (texts[0], tokens[0], stats[0]), (texts[1], tokens[1], stats[1])
 
 

@@ -127,7 +127,9 @@ def command(
 
         file = open_model(model_path(model))
         said = describe(file)
-        listed = [{"name": t.name, "type": t.type, "shape": list(t.shape), "bytes": t.data.nbytes} for t in file.tensors.values()] if tensors else []
+        listed: list[dict[str, Any]] = []
+        if tensors:
+            listed = [{"name": t.name, "type": t.type, "shape": list(t.shape), "bytes": t.data.nbytes} for t in file.tensors.values()]
         if as_json:
             print_json({**said, "tensor_list": listed} if tensors else said)
             return

@@ -1,6 +1,7 @@
 """skipstone: the commands and what they have in common."""
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -29,4 +30,7 @@ for module in (demo, run, bench, info, devices):
 
 
 def main() -> None:
+    # What a terminal cannot show is shown as ?: a model may write any character, and a path may hold any byte.
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
     app()

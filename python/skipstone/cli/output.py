@@ -23,7 +23,9 @@ def console(stderr: bool = False) -> Console:
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=plain) + "\n")
+    sys.stdout.flush()                                  # here a reader that has gone is still noticed as one
 
 
 @contextmanager
@@ -42,9 +44,18 @@ def errors_as_messages() -> Iterator[None]:
         console(stderr=True).print("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        # The reader has gone; closing standard output later would complain once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         raise typer.Exit(0) from None
+    except OSError as error:
+        # Files of models raise FileError: this is the output, say on a full disk.
+        _give_up_output()
+        console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        raise typer.Exit(FAILED) from None
+
+
+def _give_up_output() -> None:
+    """Nobody takes the output any more; flushing the rest of it at exit would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _escaped(text: str) -> str:
@@ -59,11 +70,14 @@ def draft_argument(draft: str | None, no_draft: bool) -> Any:
 
     if no_draft and draft is not None:
         raise ArgumentError("--draft and --no-draft exclude each other; give one of them")
-    return False if no_draft else (draft or "auto")
+    return False if no_draft else "auto" if draft is None else model_path(draft)
 
 
 def model_path(model: str) -> str:
     """The path of a model: as given, or that of a bundled model of this name."""
     from .. import bundled
+    from ..errors import ArgumentError
 
+    if not model:                                       # which pathlib takes for the current folder
+        raise ArgumentError("the path of a model or drafter is empty; expected a file, a folder or a bundled model's name")
     return model if os.path.exists(model) else str(bundled.NAMES.get(model, model))

@@ -1,6 +1,7 @@
 """skipstone run: one prompt, its text streamed."""
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict
 from typing import Annotated, Any, Optional
@@ -10,10 +11,20 @@ import typer
 from .output import INTERRUPTED, console, draft_argument, errors_as_messages, model_path, print_json
 
 
+def _standard_input() -> str:
+    from ..errors import ArgumentError
+
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise ArgumentError(f"standard input is no {error.encoding} text: {where}; give it a text, or change its encoding") from None
+
+
 def command(
     model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model: tiny-qwen35, tiny-gemma4.")],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="The text to continue; - reads it from standard input.")],
-    draft: Annotated[Optional[str], typer.Option(help="A drafter's file; by default the model's own head or the file beside it.")] = None,
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Decode without drafting: the same text, one token a pass.")] = False,
     max_tokens: Annotated[int, typer.Option(help="Most tokens to write.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,
@@ -34,10 +45,10 @@ def command(
         from ..errors import ArgumentError
         from ..loading import load
 
-        if draft_tokens != "auto" and not draft_tokens.isdigit():
+        if not re.fullmatch(r"auto|[0-9]{1,9}", draft_tokens):
             raise ArgumentError(f"--draft-tokens: {draft_tokens!r}; expected auto or a number from 0 to 15")
         loaded = load(model_path(model), draft=draft_argument(draft, no_draft), threads=threads, kv_type=kv_type, context=context)
-        text = sys.stdin.read() if prompt == "-" else prompt
+        text = _standard_input() if prompt == "-" else prompt
         options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty,
                                        seed=seed, stop=stop or None, draft_tokens="auto" if draft_tokens == "auto" else int(draft_tokens))
         if as_json:

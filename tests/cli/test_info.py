@@ -1,0 +1,91 @@
+"""skipstone info."""
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import assert_one_line_error, skipstone
+
+from skipstone import bundled
+
+KEYS = {"path", "format", "architecture", "name", "parameters", "weights", "tensors", "bytes", "types", "runs", "reason", "tokenizer",
+        "vocabulary", "chat_template", "drafter"}
+MODELS = {"tiny-qwen35": ("qwen35", "has its own multi-token prediction head"), "tiny-gemma4": ("gemma4", None),
+          "tiny-gemma4-assistant": ("gemma4-assistant", "is a drafter: an assistant for Gemma 4")}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_json(name: str) -> None:
+    done = skipstone("info", name, "--json")
+    assert done.code == 0 and done.err == ""
+    said: dict[str, Any] = done.json
+    assert set(said) == KEYS
+    assert Path(said["path"]) == bundled.NAMES[name] and said["format"] == "gguf"
+    assert (said["architecture"], said["drafter"]) == MODELS[name]
+    assert said["runs"] is True
+    assert said["parameters"]["hidden size"] > 0 and said["parameters"]["layers"] > 0
+    assert sum(t["tensors"] for t in said["types"].values()) == said["tensors"]
+    assert sum(t["bytes"] for t in said["types"].values()) == said["bytes"] < os.path.getsize(bundled.NAMES[name])
+    assert "Q4_K" in said["types"] and said["weights"] > 1e6
+
+
+def test_tokenizer_is_told() -> None:
+    said = skipstone("info", "tiny-qwen35", "--json").json
+    assert said["tokenizer"] and said["vocabulary"] > 256 and len(said["chat_template"] or "0" * 16) == 16
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_tensors(name: str) -> None:
+    said = skipstone("info", name, "--tensors", "--json").json
+    assert set(said) == KEYS | {"tensor_list"} and len(said["tensor_list"]) == said["tensors"]
+    assert sum(t["bytes"] for t in said["tensor_list"]) == said["bytes"]
+    lines = skipstone("info", name, "--tensors").out.splitlines()
+    for tensor in said["tensor_list"]:
+        assert f"{tensor['name']}  {tensor['type']}  {tuple(tensor['shape'])}" in lines
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_for_people(name: str) -> None:
+    done = skipstone("info", str(bundled.NAMES[name]))
+    assert done.code == 0 and done.err == ""
+    assert done.out.startswith(bundled.NAMES[name].name)
+    for word in ("architecture " + MODELS[name][0], "M weights in", "Q4_K", "tokenizer: ", "drafting: ", "runs on this version"):
+        assert word in done.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes only on POSIX")
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/a [red]\xff.gguf"
+    os.symlink(bundled.QWEN35, path)
+    for form in ((), ("--json",)):
+        done = skipstone("info", os.fsdecode(path), *form)
+        assert done.code == 0 and "a [red]?.gguf" in done.out and done.err == ""
+
+
+def test_garbage(tmp_path: Path) -> None:
+    noise = random.Random(0).randbytes(4096)
+    for content in (b"", b"GGUF", noise, b"GGUF\x03\0\0\0" + noise, bundled.QWEN35.read_bytes()[:100_000]):
+        path = tmp_path / "garbage.gguf"
+        path.write_bytes(content)
+        assert_one_line_error(skipstone("info", str(path)), "garbage.gguf")
+        assert_one_line_error(skipstone("info", str(path), "--json"), "garbage.gguf")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert_one_line_error(skipstone("info", str(tmp_path / "nothing.gguf")), "nothing.gguf")
+    assert_one_line_error(skipstone("info", str(tmp_path)), "no model")
+
+
+def test_a_model_that_cannot_run(tmp_path: Path) -> None:
+    """Its headers are told all the same, with the reason."""
+    content = bundled.QWEN35.read_bytes()
+    old, new = b"general.architecture\x08\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00qwen35", b"qwen99"
+    assert content.count(old) == 1
+    path = tmp_path / "strange.gguf"
+    path.write_bytes(content.replace(old, old[:-6] + new))
+    said = skipstone("info", str(path), "--json").json
+    assert said["runs"] is False and "qwen99" in said["reason"]
+    assert "does not run on this version: " in skipstone("info", str(path)).out

@@ -1,0 +1,109 @@
+"""skipstone run."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import assert_one_line_error, skipstone
+
+from skipstone import bundled, load
+
+PROMPT = "class Stack:\n    def __init__(self):\n"
+
+
+@pytest.fixture(scope="module")
+def expected() -> str:
+    return load(bundled.QWEN35, draft=False).generate(PROMPT, max_tokens=32, draft_tokens=0).text
+
+
+@pytest.mark.parametrize("options", [
+    (), ("--no-draft",), ("--draft-tokens", "3"), ("--draft-tokens", "0"), ("--draft-tokens", "auto"), ("--threads", "1"),
+    ("--draft", str(bundled.QWEN35)),
+], ids=lambda options: " ".join(o.rpartition("/")[2] for o in options) or "plain")
+def test_text(expected: str, options: tuple[str, ...]) -> None:
+    done = skipstone("run", "tiny-qwen35", "-p", PROMPT, "--max-tokens", "32", *options)
+    assert done.code == 0
+    assert done.out == expected + "\n"
+    assert "32 tokens" in done.err and len(done.err.splitlines()) == 1
+
+
+def test_path_and_standard_input(expected: str) -> None:
+    done = skipstone("run", str(bundled.QWEN35), "--prompt", "-", "--max-tokens", "32", stdin=PROMPT.encode())
+    assert done.code == 0 and done.out == expected + "\n"
+
+
+def test_json(expected: str) -> None:
+    done = skipstone("run", "tiny-qwen35", "-p", PROMPT, "--max-tokens", "32", "--draft-tokens", "3", "--json")
+    assert done.code == 0 and done.err == ""
+    said = done.json
+    assert set(said) == {"model", "text", "tokens", "finish_reason", "stats"}
+    assert said["text"] == expected and len(said["tokens"]) == 32 and all(isinstance(t, int) for t in said["tokens"])
+    assert said["finish_reason"] == "length"
+    stats = said["stats"]
+    assert {"prompt_tokens", "tokens", "passes", "decode_seconds", "draft_seconds", "drafted", "accepted", "threads", "seed", "tokens_per_second",
+            "prompt_tokens_per_second", "tokens_per_pass", "acceptance"} <= set(stats)
+    assert stats["tokens"] == 32 and stats["passes"] < 31 and stats["tokens_per_pass"] == 31 / stats["passes"]
+    assert len(stats["acceptance"]) == len(stats["drafted"]) == len(stats["accepted"]) == 3
+
+
+def test_sampled_text_is_the_same_drafted(expected: str) -> None:
+    options = ("--max-tokens", "24", "--temperature", "0.9", "--top-p", "0.95", "--top-k", "50", "--min-p", "0.01", "--repeat-penalty", "1.1",
+               "--seed", "7")
+    plain = skipstone("run", "tiny-gemma4", "-p", PROMPT, *options, "--no-draft")
+    drafted = skipstone("run", "tiny-gemma4", "-p", PROMPT, *options, "--draft", "tiny-gemma4-assistant")
+    assert plain.code == drafted.code == 0
+    assert plain.out == drafted.out != expected + "\n"
+    assert "accepted by position" in drafted.err and "accepted" not in plain.err
+
+
+def test_stop() -> None:
+    done = skipstone("run", "tiny-qwen35", "-p", PROMPT, "--max-tokens", "64", "--stop", "zzz", "--stop", "self", "--json")
+    assert done.code == 0 and done.json["finish_reason"] == "stop" and "self" not in done.json["text"]
+
+
+def test_unknown_file() -> None:
+    assert_one_line_error(skipstone("run", "no such file.gguf", "-p", "x"), "no such file.gguf")
+    assert_one_line_error(skipstone("run", "", "-p", "x"), "empty")
+
+
+def test_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "no [model].gguf"
+    path.write_bytes(b"GGUF" + bytes(range(256)))
+    assert_one_line_error(skipstone("run", str(path), "-p", "x"), "no [model].gguf")
+
+
+@pytest.mark.parametrize("options, word", [
+    (("--draft-tokens", "16"), "draft_tokens"), (("--draft-tokens", "-1"), "draft-tokens"), (("--draft-tokens", "many"), "draft-tokens"),
+    (("--draft-tokens", "²"), "draft-tokens"), (("--draft-tokens", "9" * 5000), "draft-tokens"),
+    (("--temperature", "-1"), "temperature"), (("--temperature", "nan"), "temperature"), (("--repeat-penalty", "0"), "repeat_penalty"),
+    (("--top-k", "-1"), "top_k"), (("--top-p", "2"), "top_p"), (("--min-p", "-1"), "min_p"), (("--seed", "-1"), "seed"), (("--stop", ""), "stop"),
+    (("--max-tokens", "-1"), "max_tokens"), (("--threads", "0"), "threads"), (("--kv-type", "f64"), "kv_type"), (("--context", "0"), "context"),
+    (("--context", "999999999"), "context"), (("--draft", "nowhere"), "nowhere"), (("--draft", ""), "empty"),
+    (("--draft", "x", "--no-draft"), "--no-draft"),
+], ids=lambda v: " ".join(v)[:24] if isinstance(v, tuple) else "")
+def test_wrong_values(options: tuple[str, ...], word: str) -> None:
+    assert_one_line_error(skipstone("run", "tiny-qwen35", "-p", "x", *options), word)
+
+
+@pytest.mark.parametrize("options", [("--threads", "two"), ("--temperature", "warm"), ("--max-tokens", "1.5")], ids=" ".join)
+def test_values_that_are_no_numbers(options: tuple[str, ...]) -> None:
+    done = skipstone("run", "tiny-qwen35", "-p", "x", *options)
+    assert done.code == 2 and done.out == "" and options[0] in done.err and "Traceback" not in done.err
+
+
+def test_prompt_that_is_no_text() -> None:
+    done = skipstone("run", "tiny-qwen35", "-p", "-", stdin=b"x\xff", PYTHONIOENCODING="utf-8:surrogateescape")
+    assert_one_line_error(done, "surrogate")
+    assert_one_line_error(skipstone("run", "tiny-qwen35", "-p", "-", stdin=b"x\xff"), "standard input")
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["streamed", "json"])
+def test_output_that_cannot_hold_the_text(form: tuple[str, ...]) -> None:
+    """At this temperature bytes outside of ASCII come out."""
+    options = ("run", "tiny-qwen35", "-p", "# é", "--max-tokens", "200", "--temperature", "3", "--seed", "1", *form)
+    wide, narrow = skipstone(*options), skipstone(*options, PYTHONIOENCODING="ascii")
+    assert wide.code == narrow.code == 0 and narrow.out.isascii() and not wide.out.isascii()
+    if form:
+        assert narrow.json["text"] == wide.json["text"]
+    else:
+        assert narrow.out == "".join(c if c.isascii() else "?" for c in wide.out)
