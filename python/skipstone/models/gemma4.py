@@ -95,12 +95,13 @@ class Gemma4:
             if keys.gguf and keys.integer(gguf, None, default=size) != size:
                 keys.fail(keys.name(gguf, None), keys.value(gguf, None), f"{size}, as {key_length}")
         require_activation(keys, "hidden_activation", "tanh-approximated gelu", ("gelu_pytorch_tanh",))
-        for gguf, config, runs in (
+        rotary: tuple[tuple[str | None, str, tuple[str, ...]], ...] = (
             ("rope.scaling.type", "rope_parameters.full_attention.rope_type", ("none", "proportional")),
             (None, "rope_parameters.sliding_attention.rope_type", ("default",)),
-        ):
-            if (kind := keys.word(gguf, config, runs[0])) not in runs:
-                keys.refuse(f"rotary embeddings of type {kind!r}", f"key {keys.name(gguf, config)}")
+        )
+        for key, config, runs in rotary:
+            if (kind := keys.word(key, config, runs[0])) not in runs:
+                keys.refuse(f"rotary embeddings of type {kind!r}", f"key {keys.name(key, config)}")
         if keys.flag(None, "attention_bias", False):
             keys.refuse("attention with biases", "key attention_bias")
         if keys.value(None, "use_bidirectional_attention") not in (None, False, "vision"):
