@@ -1,0 +1,216 @@
+// What the kernels need of CUDA, HIP and the CPU emulation: qualifiers, lanes in groups of 32, loads, the int8 matrix product.
+// Every function has one meaning on all three, so a kernel's bits do not depend on where it runs. Contraction is off in every build
+// (--fmad=false, -ffp-contract=off) and fma is written out.
+#pragma once
+#if defined(__HIP_DEVICE_COMPILE__) || defined(__AMDGCN__)
+#define SK_AMD 1
+#elif defined(__CUDACC__)
+#define SK_CUDA 1
+#else
+#define SK_EMULATED 1
+#include "backends/gpu/emulate.h"
+#endif
+
+#if SK_CUDA
+#define SK_DEVICE __device__ __forceinline__
+#define SK_KERNEL(threads, blocks_an_sm) extern "C" __global__ void __launch_bounds__(threads, blocks_an_sm)
+#define SK_SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define SK_UNROLL _Pragma("unroll")
+#elif SK_AMD
+#define SK_DEVICE __attribute__((device, always_inline)) inline
+#define SK_KERNEL(threads, blocks_an_sm) extern "C" __attribute__((global, amdgpu_flat_work_group_size(threads, threads))) void
+#define SK_SHARED(type, name, count) __attribute__((shared, aligned(16))) type name[count]
+#define SK_UNROLL _Pragma("unroll")
+#else
+#define SK_DEVICE inline
+#define SK_KERNEL(threads, blocks_an_sm) extern "C" void
+#define SK_SHARED(type, name, count) type* name = static_cast<type*>(emulate::shared(sizeof(type) * (count)))
+#define SK_UNROLL
+#endif
+
+namespace skipstone::gpu {
+using i8 = signed char;
+using u8 = unsigned char;
+using u16 = unsigned short;
+using i32 = int;
+using u32 = unsigned;
+using i64 = long long;
+struct alignas(16) U4 { u32 x, y, z, w; };
+struct alignas(16) F4 { float x, y, z, w; };
+
+template <class To, class From> SK_DEVICE To bits(From v) {
+  static_assert(sizeof(To) == sizeof(From));
+  To out;
+  __builtin_memcpy(&out, &v, sizeof(To));
+  return out;
+}
+
+#if SK_CUDA
+SK_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
+SK_DEVICE int block() { return static_cast<int>(blockIdx.x); }
+SK_DEVICE void barrier() { __syncthreads(); }
+SK_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+SK_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+SK_DEVICE float mul(float a, float b) { return __fmul_rn(a, b); }
+SK_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
+SK_DEVICE float round_even(float a) { return rintf(a); }
+SK_DEVICE float from_half(u32 h) {
+  float f;
+  asm("{.reg .b16 h; cvt.u16.u32 h, %1; cvt.f32.f16 %0, h;}" : "=f"(f) : "r"(h));
+  return f;
+}
+template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return __shfl_xor_sync(~0u, v, MASK, 32); }
+SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
+// Weights are read once: they must not push the activations out of the first cache level.
+#if __CUDA_ARCH__ >= 800
+#define SK_ONCE ".L1::no_allocate.L2::256B"
+#else
+#define SK_ONCE ".L1::no_allocate"
+#endif
+// Volatile, so that the compiler neither gathers these loads nor delays them to their use.
+SK_DEVICE void load_once(U4& v, const u8* p, bool wanted) {
+  asm volatile("{.reg .pred p; setp.ne.s32 p, %5, 0; @p ld.global.nc" SK_ONCE ".v4.u32 {%0, %1, %2, %3}, [%4];}"
+               : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "l"(p), "r"(static_cast<int>(wanted)));
+}
+SK_DEVICE void load_once(u32& v, const u8* p, bool wanted) {
+  asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.nc.L1::no_allocate.u32 %0, [%1];}"
+               : "+r"(v) : "l"(p), "r"(static_cast<int>(wanted)));
+}
+// Programmatic dependent launch: weights may be asked for before the kernel in front has finished, activations may not.
+SK_DEVICE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+SK_DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+#endif
+
+#if SK_AMD
+SK_DEVICE int thread() { return static_cast<int>(__builtin_amdgcn_workitem_id_x()); }
+SK_DEVICE int block() { return static_cast<int>(__builtin_amdgcn_workgroup_id_x()); }
+SK_DEVICE void barrier() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
+  __builtin_amdgcn_s_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
+}
+SK_DEVICE u32 from_lane(u32 v, int lane) {                    // of the own group of 32, whatever the wave
+  const int self = static_cast<int>(__builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0u)));
+  return static_cast<u32>(__builtin_amdgcn_ds_bpermute(4 * ((self & ~31) | lane), static_cast<int>(v)));
+}
+template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) {
+  return static_cast<u32>(__builtin_amdgcn_ds_swizzle(static_cast<int>(v), (MASK << 10) | 0x1f));
+}
+SK_DEVICE void load_once(U4& v, const u8* p, bool wanted) { if (wanted) v = *reinterpret_cast<const U4*>(p); }
+SK_DEVICE void load_once(u32& v, const u8* p, bool wanted) { if (wanted) v = *reinterpret_cast<const u32*>(p); }
+SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) {          // v_perm_b32 counts bytes 0..3 in its second operand
+  return __builtin_amdgcn_perm(b, a, (selector & 7) | (selector & 0x70) << 4 | (selector & 0x700) << 8 | (selector & 0x7000) << 12);
+}
+#elif SK_EMULATED
+SK_DEVICE int thread() { return emulate::thread(); }
+SK_DEVICE int block() { return emulate::block(); }
+SK_DEVICE void barrier() { emulate::barrier(); }
+SK_DEVICE u32 from_lane(u32 v, int lane) { return emulate::from_lane(v, lane); }
+template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return emulate::from_lane(v, (emulate::thread() & 31) ^ MASK); }
+SK_DEVICE void load_once(U4& v, const u8* p, bool wanted) { if (wanted) __builtin_memcpy(&v, p, 16); }
+SK_DEVICE void load_once(u32& v, const u8* p, bool wanted) { if (wanted) __builtin_memcpy(&v, p, 4); }
+SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) {
+  u32 out = 0;
+  for (int i = 0; i < 4; ++i) {
+    const u32 from = (selector >> (4 * i)) & 7;
+    out |= (((from < 4 ? a : b) >> (8 * (from & 3))) & 255u) << (8 * i);
+  }
+  return out;
+}
+#endif
+#if SK_AMD || SK_EMULATED
+SK_DEVICE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+SK_DEVICE float add(float a, float b) { return a + b; }
+SK_DEVICE float mul(float a, float b) { return a * b; }
+SK_DEVICE float divide(float a, float b) { return a / b; }
+SK_DEVICE float round_even(float a) { return __builtin_rintf(a); }
+SK_DEVICE float from_half(u32 h) { return static_cast<float>(bits<_Float16>(static_cast<u16>(h))); }
+SK_DEVICE void let_next_start() {}
+SK_DEVICE void wait_for_previous() {}
+#endif
+
+// c[16 x 8] += a[16 x 32] * b[32 x 8] over 32 lanes, exact. Lane l (g = l / 4, t = l % 4) holds
+//   a0, a1: rows g, g + 8, positions 4t .. 4t + 3;  a2, a3: the same rows, positions 16 + 4t ..
+//   b0, b1: column g, positions 4t .. and 16 + 4t ..;  c0, c1: row g, columns 2t and 2t + 1;  c2, c3: row g + 8.
+// SIGNED says how a's bytes are meant; b's are signed. `half` takes the first or second 16 positions alone.
+struct Product { i32 c[4]; };
+#if SK_CUDA
+#if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
+template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) {
+  Product p;
+  if constexpr (SIGNED)
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+        : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(from));
+  else
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
+        : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(from));
+  return p;
+}
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
+  Product p;
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
+      : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a0), "r"(a1), "r"(b), "r"(from));
+  return p;
+}
+#else
+template <bool SIGNED> SK_DEVICE void eight_rows(i32& c0, i32& c1, u32 a, u32 b) {
+  if constexpr (SIGNED) asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
+  else asm("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
+}
+template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) {
+  Product p{{from, from, from, from}};
+  eight_rows<SIGNED>(p.c[0], p.c[1], a.x, b0);
+  eight_rows<SIGNED>(p.c[2], p.c[3], a.y, b0);
+  eight_rows<SIGNED>(p.c[0], p.c[1], a.z, b1);
+  eight_rows<SIGNED>(p.c[2], p.c[3], a.w, b1);
+  return p;
+}
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
+  Product p{{from, from, from, from}};
+  eight_rows<true>(p.c[0], p.c[1], a0, b);
+  eight_rows<true>(p.c[2], p.c[3], a1, b);
+  return p;
+}
+#endif
+#else
+template <bool SIGNED> SK_DEVICE i32 dot4(u32 a, u32 b, i32 c) {
+  for (int s = 0; s < 32; s += 8) {
+    const i32 left = SIGNED ? static_cast<i32>(static_cast<i8>(a >> s)) : static_cast<i32>((a >> s) & 255u);
+    c += left * static_cast<i8>(b >> s);
+  }
+  return c;
+}
+// Lanes trade their registers: the sums are whole numbers, so another order of them is the same product.
+template <bool SIGNED> SK_DEVICE void quad_products(Product& p, u32 low, u32 high, u32 b) {
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
+  for (int i = 0; i < 4; ++i) {
+    const u32 row0 = from_lane(low, 4 * g + i), row8 = from_lane(high, 4 * g + i);
+    const u32 column0 = from_lane(b, 8 * t + i), column1 = from_lane(b, 8 * t + 4 + i);
+    p.c[0] = dot4<SIGNED>(row0, column0, p.c[0]);
+    p.c[1] = dot4<SIGNED>(row0, column1, p.c[1]);
+    p.c[2] = dot4<SIGNED>(row8, column0, p.c[2]);
+    p.c[3] = dot4<SIGNED>(row8, column1, p.c[3]);
+  }
+}
+template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) {
+  Product p{{from, from, from, from}};
+  quad_products<SIGNED>(p, a.x, a.y, b0);
+  quad_products<SIGNED>(p, a.z, a.w, b1);
+  return p;
+}
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
+  Product p{{from, from, from, from}};
+  quad_products<true>(p, a0, a1, b);
+  return p;
+}
+#endif
+
+}  // namespace skipstone::gpu
