@@ -10,6 +10,7 @@ void bind_sampler(py::module_& m);
 namespace skipstone {
 void bind_kernels(py::module_& m);
 void bind_program(py::module_& m);
+void bind_gpu(py::module_& m);
 }  // namespace skipstone
 
 PYBIND11_MODULE(_native, m) {
@@ -31,5 +32,6 @@ PYBIND11_MODULE(_native, m) {
   bind_formats(m);
   skipstone::bind_kernels(m);
   skipstone::bind_program(m);
+  skipstone::bind_gpu(m);
   bind_sampler(m);
 }

@@ -17,6 +17,7 @@ class Weight {
   const formats::TypeInfo& type() const { return *matrix_.type; }
   int64_t rows() const { return matrix_.rows; }
   int64_t columns() const { return matrix_.columns; }
+  const uint8_t* data() const { return matrix_.source; }      // file layout, row after row
   int64_t bytes() const { return matrix_.rows * matrix_.row_bytes; }
 
   const cpu::Matrix& for_matmul(const cpu::Kernels& kernels);      // lays out anew at the first call for kernels of this group size

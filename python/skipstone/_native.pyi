@@ -71,6 +71,49 @@ class Program:
         threads: int = 0,
     ) -> list[int]: ...
 
+class GpuSequence:
+    @property
+    def length(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    def rollback(self, length: int) -> bool: ...
+    def copy(self) -> GpuSequence: ...
+
+class GpuProgram:
+    def __init__(self, spec: dict[str, Any], device: int = 0) -> None: ...
+    def sequence(self, kv_type: str = "f16") -> GpuSequence: ...
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def hidden_width(self) -> int: ...
+    @property
+    def input_width(self) -> int: ...
+    @property
+    def borrows(self) -> bool: ...
+    # The result is logits float32 (rows, vocabulary), choices int32 (rows,) or None, as `want` says.
+    def run(
+        self,
+        parts: list[tuple[GpuSequence | None, ArrayLike]],
+        hidden: ArrayLike | None = None,
+        borrow: list[GpuSequence | None] | None = None,
+        want: Literal["logits", "choice", "none"] = "logits",
+        rows: Literal["all", "last"] = "all",
+        threads: int = 0,
+    ) -> tuple[Any, NDArray[np.float32] | None]: ...
+    def chain(
+        self,
+        sequence: GpuSequence | None,
+        tokens: ArrayLike,
+        hidden: ArrayLike | None,
+        steps: int,
+        borrow: GpuSequence | None = None,
+        sampler: Sampler | None = None,
+        threads: int = 0,
+    ) -> list[int]: ...
+
+# Cards: name, description, memory (bytes), processors, capability and problem (empty: usable); without a driver one with name and problem.
+def gpu_devices() -> list[dict[str, Any]]: ...
+
 class Sampler:
     def __init__(
         self,

@@ -5,9 +5,10 @@ import os
 import platform
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from . import _native
 from .decode.options import integer
@@ -56,8 +57,7 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
 
     FileError for what is wrong with a file (ModelError: a model that cannot be run), ArgumentError, DeviceError.
     """
-    if device not in ("auto", "cpu"):
-        raise DeviceError(f"device: {device!r}; available: {', '.join(d.name for d in devices())}. Use device='auto'")
+    device, make = _program_maker(device)
     if kv_type not in KV_TYPES:
         raise ArgumentError(f"kv_type: {kv_type!r}; expected one of {', '.join(KV_TYPES)}")
     threads = int(_native.default_threads()) if threads is None else integer("threads", threads, 1, 1024)
@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
         raise ArgumentError(f"draft: {draft!r}; expected 'auto', a path or False")
 
     file = open_model(path)
-    network = build_network(file)
+    network = build_network(file, program=make)
     if context is None:
         context = network.context_length
     else:
@@ -74,12 +74,23 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
             raise ArgumentError(f"context: {context}; {file.path.name} was made for {network.context_length} tokens at most")
     drafter = None
     if draft == "auto":
-        drafter = _drafter(build_drafter(network, file), threads, kv_type) or _companion(file, network, threads, kv_type)
+        drafter = _drafter(build_drafter(network, file, program=make), threads, kv_type) or _companion(file, network, threads, kv_type, make)
     elif draft is not False:
-        drafter = _drafter(build_drafter(network, file, open_model(draft)), threads, kv_type)
+        drafter = _drafter(build_drafter(network, file, open_model(draft), program=make), threads, kv_type)
     config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
     return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
-                 context_length=context, tokenizer=load_tokenizer(file), drafter=drafter, device="cpu", threads=threads, kv_type=kv_type)
+                 context_length=context, tokenizer=load_tokenizer(file), drafter=drafter, device=device, threads=threads, kv_type=kv_type)
+
+
+def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | None]:
+    """The device's name and what turns a recorded pass into a program on it."""
+    if device in ("auto", "cpu"):
+        return "cpu", None
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or not (index or "0").isdigit():
+        raise DeviceError(f"device: {device!r}; available: {', '.join(d.name for d in devices())}. Use device='auto'")
+    number = int(index or 0)
+    return f"cuda:{number}", lambda spec: _native.GpuProgram(spec, number)
 
 
 def _drafter(made: DrafterNetwork | None, threads: int, kv_type: str) -> Drafter | None:
@@ -90,11 +101,11 @@ def _drafter(made: DrafterNetwork | None, threads: int, kv_type: str) -> Drafter
     return Gemma4AssistantDrafter(made.program, threads, made.bytes_per_row)
 
 
-def _companion(file: ModelFile, network: Network, threads: int, kv_type: str) -> Drafter | None:
+def _companion(file: ModelFile, network: Network, threads: int, kv_type: str, make: Any) -> Drafter | None:
     """The drafter beside the model, if there is one that fits. One that does not is reported and left alone."""
     for candidate in companions(file.path):
         try:
-            return _drafter(build_drafter(network, file, open_model(candidate)), threads, kv_type)
+            return _drafter(build_drafter(network, file, open_model(candidate), program=make), threads, kv_type)
         except FileError as error:
             warnings.warn(f"{candidate.name} beside {file.path.name} looks like its drafter, but does not fit: {error}. "
                           "Decoding goes on without it; draft=False or draft=PATH says what is wanted", stacklevel=3)

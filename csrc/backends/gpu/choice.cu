@@ -1,0 +1,53 @@
+// The largest logit of a row, the lowest id where several are: blocks over stretches of the vocabulary, then one over the blocks.
+#include "backends/gpu/math.h"
+#include "backends/gpu/pass.h"
+
+namespace skipstone::gpu {
+
+struct Best { float value; i32 id; };
+SK_DEVICE Best better(const Best& a, const Best& b) {
+  if (b.id < 0) return a;
+  if (a.id < 0) return b;
+  return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+}
+template <int MASK> SK_DEVICE void take(Best& a) { a = better(a, {other_lane<MASK>(a.value), static_cast<i32>(swap_lanes<MASK>(static_cast<u32>(a.id)))}); }
+SK_DEVICE void best_lane(Best& a) { take<16>(a), take<8>(a), take<4>(a), take<2>(a), take<1>(a); }
+
+SK_KERNEL(256, 2) choose_parts(ChoiceArgs a) {
+  SK_SHARED(float, value, 8);
+  SK_SHARED(i32, id, 8);
+  let_next_start();
+  wait_for_previous();
+  const int row = block() / choice_blocks, part = block() % choice_blocks;
+  const i32 begin = static_cast<i32>(i64(a.vocabulary) * part / choice_blocks), end = static_cast<i32>(i64(a.vocabulary) * (part + 1) / choice_blocks);
+  const float* z = a.logits + i64(row) * a.vocabulary;
+  Best best{0.0f, -1};
+  for (i32 i = begin + thread(); i < end; i += 256)
+    if (best.id < 0 || z[i] > best.value) best = {z[i], i};
+  best_lane(best);
+  if ((thread() & 31) == 0) value[thread() >> 5] = best.value, id[thread() >> 5] = best.id;
+  barrier();
+  if (thread() >= 32) return;
+  best = {thread() < 8 ? value[thread()] : 0.0f, thread() < 8 ? id[thread()] : -1};
+  best_lane(best);
+  if (thread() == 0) a.best[block()] = best.value, a.id[block()] = best.id;
+}
+
+SK_KERNEL(32, 1) choose(ChoiceArgs a) {
+  let_next_start();
+  wait_for_previous();
+  const int at = block() * choice_blocks + thread();
+  Best best{a.best[at], a.id[at]};
+  best_lane(best);
+  if (thread() == 0) a.choices[block()] = best.id < 0 ? 0 : best.id;
+}
+
+// cap * tanh(x / cap)
+SK_KERNEL(256, 2) softcap(CapArgs a) {
+  let_next_start();
+  wait_for_previous();
+  for (i64 i = i64(256) * block() + thread(); i < a.count; i += i64(256) * a.blocks)
+    a.x[i] = mul(a.cap, add(1.0f, -divide(2.0f, add(exponential(mul(a.x[i], divide(2.0f, a.cap))), 1.0f))));
+}
+
+}  // namespace skipstone::gpu

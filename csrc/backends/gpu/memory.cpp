@@ -1,0 +1,85 @@
+#include "backends/gpu/memory.h"
+
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "backends/gpu/kernels.h"
+#include "runtime/error.h"
+#include "runtime/thread_pool.h"
+
+namespace skipstone::gpu {
+namespace {
+
+constexpr int64_t canonical_bytes = 6144;
+
+// Any quantized type as matmul_any.cu reads it: int8 in Q8_0's places, then the scales and minima of 16 positions.
+void pack_canonical(const Weight& w, int64_t tile, int64_t chunk, uint8_t* out) {
+  const formats::TypeInfo& type = w.type();
+  const int64_t row_bytes = w.columns() / type.block * type.bytes, blocks = w.columns() / 32;
+  memset(out, 0, canonical_bytes);
+  float* scales = reinterpret_cast<float*>(out + 4096);
+  for (int r = 0; r < tile_rows && tile * tile_rows + r < w.rows(); ++r)
+    for (int b = 0; b < 8 && 8 * chunk + b < blocks; ++b) {
+      formats::Unpacked u;
+      type.unpack(w.data() + (tile * tile_rows + r) * row_bytes, 8 * chunk + b, u);
+      for (int k = 0; k < 32; k += 4) memcpy(out + 512 * b + 16 * (4 * (r % 8) + k % 16 / 4) + 4 * (2 * (k / 16) + r / 8), u.q + k, 4);
+      for (int half = 0; half < 2; ++half) {
+        scales[16 * r + 2 * b + half] = u.scale[half];
+        scales[256 + 16 * r + 2 * b + half] = u.min[half];
+      }
+    }
+}
+
+std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight) {
+  auto d = std::make_shared<DeviceWeight>();
+  const Weight& w = *weight;
+  d->weight = weight;
+  d->rows = static_cast<int>(w.rows());
+  d->columns = static_cast<int>(w.columns());
+  const std::string type = w.type().name;
+  if (!w.type().unpack) {
+    d->plain = type == "F32" ? 0 : type == "F16" ? 1 : 2;
+    d->memory = Memory(driver, w.bytes());
+    driver->write(d->memory.address(), w.data(), w.bytes());
+    return d;
+  }
+  const Layout* layout = find_layout(w.type().id);
+  const int64_t chunk_bytes = layout ? layout->chunk_bytes : canonical_bytes;
+  d->chunks = static_cast<int>(chunk_count(w.columns()));
+  d->tiles = static_cast<int>((w.rows() + tile_rows - 1) / tile_rows);
+  const int warps = d->chunks < 32 ? 4 : 8;      // which form changes no bit
+  d->threads = 32 * warps;
+  d->blocks_a_processor = (layout ? 16 : 8) / warps;
+  d->kernel = std::string("matmul_") + (layout ? layout->kernel : "canonical") + "_warps" + std::to_string(warps) + "_columns";
+  const int64_t tile_bytes = d->chunks * chunk_bytes, at_once = std::max<int64_t>(1, (int64_t{64} << 20) / tile_bytes);
+  d->memory = Memory(driver, d->tiles * tile_bytes);
+  const auto staging = skipstone::allocate(std::min<int64_t>(at_once, d->tiles) * tile_bytes);
+  for (int64_t first = 0; first < d->tiles; first += at_once) {
+    const int64_t count = std::min<int64_t>(at_once, d->tiles - first);
+    ThreadPool::shared().run(usable_cores(), [&](int member, Team& team) {
+      const int64_t begin = first + count * member / team.size(), end = first + count * (member + 1) / team.size();
+      if (layout) pack(*layout, w.data(), w.rows(), w.columns(), staging.get() - first * tile_bytes, begin, end);
+      else
+        for (int64_t tile = begin; tile < end; ++tile)
+          for (int64_t c = 0; c < d->chunks; ++c) pack_canonical(w, tile, c, staging.get() + ((tile - first) * d->chunks + c) * canonical_bytes);
+    });
+    driver->write(d->memory.address() + static_cast<Address>(first * tile_bytes), staging.get(), count * tile_bytes);
+    driver->wait();
+  }
+  return d;
+}
+
+}  // namespace
+
+std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight) {
+  static std::mutex mutex;
+  static std::map<std::pair<const Driver*, const Weight*>, std::weak_ptr<const DeviceWeight>> known;
+  std::lock_guard<std::mutex> lock(mutex);
+  auto& entry = known[{driver.get(), weight.get()}];
+  auto found = entry.lock();
+  if (!found) entry = found = upload(driver, weight);
+  return found;
+}
+
+}  // namespace skipstone::gpu

@@ -1,0 +1,105 @@
+// The plain data of the kernels beside matmul.cu: one struct by value a kernel.
+#pragma once
+#include "backends/gpu/kernels.h"
+
+namespace skipstone::gpu {
+
+constexpr int pass_rows = 64;            // rows a pass; longer runs are cut, which changes no bit
+
+// Rows of one sequence in a pass.
+struct PartRecord {
+  const unsigned long long* chunks;      // device addresses of cache chunks: [state][capacity]
+  const unsigned long long* borrowed;    // the same of the sequence that `attend` reads
+  float* delta;                          // the recurrent states, one after the other
+  int capacity, borrowed_capacity, borrowed_length;
+  int first, rows, start, pending;       // rows first .. of the pass; position of the first; updates that wait (delta.cu)
+};
+
+// What changes from pass to pass lies in device memory at these places, so that a recorded pass can be replayed.
+struct PassTables {
+  const PartRecord* parts;
+  const int* part_of;                    // by row
+  const int* position;
+  const int* wanted;                     // rows whose logits are wanted
+};
+
+// Unquantized weights (0: f32, 1: f16, 2: bf16), a warp an output.
+struct PlainArgs {
+  const void* weights;
+  const float* x;
+  float* y;
+  long long x_stride, y_stride;
+  int type, outputs, columns, rows;
+};
+constexpr int plain_rows = 8;            // at once
+
+constexpr int chunk_positions = 256;
+// Cache of one layer: chunk = [keys, values][kv head][256][head], value types 0: f32, 1: f16, 2: bf16.
+struct Cache {
+  int state, type, kv_heads, head, window, ring;      // ring: chunks until the oldest is overwritten, 0: never
+};
+struct AttentionArgs {
+  const float* q;                        // rows x heads * head
+  float* partial;                        // per row, head and chunk: head values, largest, total
+  PassTables pass;
+  Cache cache;
+  float scale;
+  int heads, borrows, chunks;            // chunks: of the grid, counted from a row's first visible one
+};
+
+// One value head of a gated delta-net. State of a layer, in floats from `offset` on:
+//   matrix [value head][head][head];  gamma [value head][32];  k, delta [value head][32][head];  inputs [64][channels]
+constexpr int step_back_rows = 32, input_ring = 64;
+struct DeltaArgs {
+  PassTables pass;
+  const float* mixed;                    // rows x channels: q, k, v after convolution and norms
+  const float* gates;                    // rows x 2 * value heads: gamma, beta
+  float* delta;                          // rows x value heads * head
+  float* work;                           // per part and value head: head x head
+  float* y;                              // rows x value heads * head
+  const int* key_of_value;
+  long long offset;
+  int key_heads, value_heads, head, channels;
+};
+constexpr long long delta_floats(long long value_heads, long long head, long long channels) {
+  return value_heads * (head * head + step_back_rows + 2 * step_back_rows * head) + input_ring * channels;
+}
+
+// A stretch of operations that each compute a row from that row alone: a block a row runs one after the other.
+enum PieceKind : int { norm_piece, rope_piece, silu_piece, gelu_piece, sigmoid_piece, split_piece, concat_piece, add_piece, quantize_piece, store_piece, join_piece, mix_piece, gated_piece, gather_piece };
+struct Piece {
+  int kind;
+  int n, m, k, l;                        // see rows.cu
+  float f;
+  int a_stride, b_stride, y_stride;
+  const float *a, *b, *c, *d;
+  float *y, *z;
+  unsigned char* to;
+  Cache cache;
+  long long offset;
+};
+constexpr int most_pieces = 12;
+struct RowsArgs {
+  PassTables pass;
+  int count, stretches;                  // stretches: blocks a row, of 1024 columns each; more than one where every piece allows it
+  Piece pieces[most_pieces];
+};
+constexpr int rows_threads = 1024;
+
+struct ChoiceArgs {
+  const float* logits;                   // rows x vocabulary
+  float* best;                           // rows x choice_blocks
+  int* id;                               // rows x choice_blocks
+  int* choices;                          // rows
+  int vocabulary;
+};
+constexpr int choice_blocks = 32;
+
+struct CapArgs {
+  float* x;
+  long long count;
+  float cap;
+  int blocks;
+};
+
+}  // namespace skipstone::gpu

@@ -1,0 +1,237 @@
+// Operations that compute a row from that row alone: a block a row runs a list of pieces, a barrier between two. What a piece's fields hold:
+//   norm       a -> y, n wide, groups of m, weights c or none, f = eps          add       a, b -> y, n wide, f = scale
+//   rope       a -> y, n wide, head m, k rotated, c = cosines, sines a row       silu, gelu, sigmoid  a, b -> y, n wide
+//   split      a -> y, z, n = heads, m = head                                   concat    a, b -> y, n and m wide
+//   quantize   a -> to, n columns, m chunks                                     store     a, b = keys, values -> cache
+//   join       a = partial results -> y, n = heads, m = chunks a row, k: borrows        gather    a[wanted row] -> y, n wide
+//   mix        a = qkv, b, c = gates a and b -> y = mixed, z = gamma, beta; d = taps, decay, dt_bias; n = channels, m = kernel, k = head, l = key heads
+//   gated      a, b = z -> y, c = norm weights, d = qkv to be remembered, n = value heads, m = head, k = channels, f = eps
+#include "backends/gpu/cache.h"
+
+namespace skipstone::gpu {
+
+SK_DEVICE void norm(const Piece& p, const float* x, float* y, float* shared_sums) {
+  const int lane = thread() & 31, warp = thread() >> 5;
+  constexpr int warps = rows_threads / 32;
+  if (p.m <= 1024) {                             // a warp a group
+    for (int g = warp; g < p.n / p.m; g += warps) {
+      const float* from = x + g * p.m;
+      float sum = 0.0f;
+      for (int i = lane; i < p.m; i += 32) sum = fma(from[i], from[i], sum);
+      const float factor = divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(p.m)), p.f)));
+      for (int i = lane; i < p.m; i += 32) {
+        const float v = mul(from[i], factor);
+        y[g * p.m + i] = p.c ? mul(v, p.c[i]) : v;
+      }
+    }
+    return;
+  }
+  for (int g = 0; g < p.n; g += p.m) {
+    float sum = 0.0f;
+    for (int i = thread(); i < p.m; i += rows_threads) sum = fma(x[g + i], x[g + i], sum);
+    sum = sum_lanes(sum);
+    if (lane == 0) shared_sums[warp] = sum;
+    barrier();
+    sum = sum_lanes(lane < warps ? shared_sums[lane] : 0.0f);
+    barrier();
+    const float factor = divide(1.0f, square_root(add(divide(sum, static_cast<float>(p.m)), p.f)));
+    for (int i = thread(); i < p.m; i += rows_threads) {
+      const float v = mul(x[g + i], factor);
+      y[g + i] = p.c ? mul(v, p.c[i]) : v;
+    }
+  }
+}
+
+SK_DEVICE void rope(const Piece& p, int row, const float* x, float* y) {
+  const int half = p.k / 2;
+  for (int i = thread(); i < p.n; i += rows_threads) {
+    const int j = i % p.m, h = i - j;
+    if (j >= p.k) {
+      y[i] = x[i];
+      continue;
+    }
+    const int pair = j < half ? j : j - half;
+    const float c = p.c[2 * half * row + pair], s = p.c[2 * half * row + half + pair], a = x[h + pair], b = x[h + half + pair];
+    y[i] = j < half ? add(mul(a, c), -mul(b, s)) : add(mul(b, c), mul(a, s));
+  }
+}
+
+// Blocks of 32 to int8 with scale = largest / 127, as the CPU's quantize: same operations, same bits. A lane a value, a warp a block.
+SK_DEVICE void quantize_row(const Piece& p, int row, const float* x, int begin, int end) {
+  const int i = thread() & 31;
+  for (int b = begin / 32 + (thread() >> 5); b < 8 * p.m && 32 * b < end; b += rows_threads / 32) {
+    const int at = 32 * b + i;
+    const float v = at < p.n ? x[at] : 0.0f;
+    u32 largest_bits = bits<u32>(v) & 0x7fffffffu;      // of numbers without sign, the bits are in the numbers' order
+    const auto take = [&](u32 other) { largest_bits = other > largest_bits ? other : largest_bits; };
+    take(swap_lanes<16>(largest_bits));
+    take(swap_lanes<8>(largest_bits));
+    take(swap_lanes<4>(largest_bits));
+    take(swap_lanes<2>(largest_bits));
+    take(swap_lanes<1>(largest_bits));
+    const float largest = bits<float>(largest_bits);
+    const bool counts = largest > 1e-30f;
+    const float inverse = counts ? divide(127.0f, largest) : 0.0f, scale = counts ? divide(largest, 127.0f) : 0.0f;
+    const i32 q = static_cast<i32>(round_even(mul(v, inverse)));
+    u32 sum = static_cast<u32>(q);
+    sum += swap_lanes<16>(sum);
+    sum += swap_lanes<8>(sum);
+    sum += swap_lanes<4>(sum);
+    sum += swap_lanes<2>(sum);
+    sum += swap_lanes<1>(sum);
+    const i64 group = i64(4 * pair_bytes) * p.m * (row / most_rows);
+    u8* out = p.to + group + i64(pair_bytes) * (b / 2) + group_bytes * (row % most_rows / 8);
+    const int g = row % 8, lane = 4 * g + (i & 15) / 4;
+    out[16 * lane + 8 * (b & 1) + 4 * (i >> 4) + (i & 3)] = static_cast<u8>(q);
+    if (i == 0) {
+      const int to = 4 * (g >> 1) + 2 * (b & 1) + (g & 1);
+      reinterpret_cast<float*>(out + scale_bytes)[to] = scale;
+      reinterpret_cast<float*>(out + sum_bytes)[to] = mul(scale, static_cast<float>(static_cast<i32>(sum)));
+    }
+  }
+}
+
+SK_DEVICE void store(const Piece& p, const PassTables& pass, int row, const float* keys, const float* values) {
+  const PartRecord& part = pass.parts[pass.part_of[row]];
+  const Cache& c = p.cache;
+  const int position = pass.position[row], width = c.kv_heads * c.head;
+  for (int i = thread(); i < 2 * width; i += rows_threads) {
+    const int which = i / width, j = i % width;
+    const i64 at = (i64(which * c.kv_heads + j / c.head) * chunk_positions + position % chunk_positions) * c.head + j % c.head;
+    void* chunk = chunk_of(part.chunks, part.capacity, c, position / chunk_positions);
+    const float v = which ? values[j] : keys[j];
+    if (c.type == 0) static_cast<float*>(chunk)[at] = v;
+    else static_cast<u16*>(chunk)[at] = static_cast<u16>(c.type == 1 ? to_half(v) : to_brain(v));
+  }
+}
+
+// The chunks' results in order: the running (largest, total, value) takes in the next one.
+SK_DEVICE void join(const Piece& p, const PassTables& pass, int row, float* y) {
+  const Visible v = visible(pass.parts[pass.part_of[row]], pass.position[row], p.cache.window, p.k);
+  const int head = p.cache.head, count = (v.high + chunk_positions - 1) / chunk_positions - v.low / chunk_positions;
+  for (int i = thread(); i < p.n * head; i += rows_threads) {
+    const int h = i / head, d = i % head;
+    const float* from = p.a + (i64(row) * p.n + h) * p.m * (head + 2);
+    float largest = from[head], total = from[head + 1], value = from[d];
+    for (int c = 1; c < count; ++c) {
+      from += head + 2;
+      const float other = from[head], both = larger(largest, other);
+      const float keep = exponential(add(largest, -both)), take = exponential(add(other, -both));
+      total = fma(from[head + 1], take, mul(total, keep));
+      value = fma(from[d], take, mul(value, keep));
+      largest = both;
+    }
+    y[i] = mul(value, divide(1.0f, total));
+  }
+}
+
+SK_DEVICE i64 delta_inputs(i64 value_heads, i64 head) { return value_heads * (head * head + step_back_rows + 2 * step_back_rows * head); }
+
+// Gated delta-net: convolution over the text's last inputs with silu, l2 norms of q and k, decay and strength of every head.
+SK_DEVICE void mix(const Piece& p, const PassTables& pass, int row) {
+  const PartRecord& part = pass.parts[pass.part_of[row]];
+  const int channels = p.n, head = p.k, value_heads = (channels - 2 * p.l * head) / head, position = pass.position[row];
+  const float* inputs = part.delta + p.offset + delta_inputs(value_heads, head);
+  float* y = p.y + i64(row) * channels;
+  for (int c = thread(); c < channels; c += rows_threads) {
+    float total = 0.0f;
+    for (int t = 0; t < p.m; ++t) {
+      const int at = position - (p.m - 1 - t);
+      if (at < 0) continue;                      // before the text there is nothing
+      const float x = at >= part.start ? p.a[i64(part.first + at - part.start) * channels + c] : inputs[i64(at % input_ring) * channels + c];
+      total = fma(p.d[t * channels + c], x, total);
+    }
+    y[c] = mul(total, sigmoid(total));
+  }
+  const float *decay = p.d + p.m * channels, *bias = decay + value_heads;
+  for (int h = thread(); h < value_heads; h += rows_threads) {
+    float* gate = p.z + i64(row) * 2 * value_heads;
+    gate[h] = exponential(mul(decay[h], softplus(add(p.b[row * value_heads + h], bias[h]))));
+    gate[value_heads + h] = sigmoid(p.c[row * value_heads + h]);
+  }
+  barrier();
+  const int lane = thread() & 31;
+  for (int h = thread() >> 5; h < 2 * p.l; h += rows_threads / 32) {
+    float sum = 0.0f;
+    for (int i = lane; i < head; i += 32) sum = fma(y[h * head + i], y[h * head + i], sum);
+    const float factor = divide(h < p.l ? divide(1.0f, square_root(static_cast<float>(head))) : 1.0f, square_root(add(sum_lanes(sum), 1e-6f)));
+    for (int i = lane; i < head; i += 32) y[h * head + i] = mul(y[h * head + i], factor);
+  }
+}
+
+SK_DEVICE void gated(const Piece& p, const PassTables& pass, int row, const float* x, const float* z, float* y) {
+  const PartRecord& part = pass.parts[pass.part_of[row]];
+  const int lane = thread() & 31, head = p.m;
+  for (int h = thread() >> 5; h < p.n; h += rows_threads / 32) {
+    float sum = 0.0f;
+    for (int i = lane; i < head; i += 32) sum = fma(x[h * head + i], x[h * head + i], sum);
+    const float factor = divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(head)), p.f)));
+    for (int i = lane; i < head; i += 32) {
+      const float g = z[h * head + i];
+      y[h * head + i] = mul(mul(mul(x[h * head + i], factor), p.c[i]), mul(g, sigmoid(g)));
+    }
+  }
+  if (row < part.first + part.rows - input_ring) return;
+  float* inputs = part.delta + p.offset + delta_inputs(p.n, head) + i64(pass.position[row] % input_ring) * p.k;
+  for (int c = thread(); c < p.k; c += rows_threads) inputs[c] = p.d[i64(row) * p.k + c];
+}
+
+// Columns begin .. end - 1 of the row, for the pieces that can be cut.
+SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int begin, int end, float* shared_sums) {
+  const float* a = p.a + i64(row) * p.a_stride;
+  const float* b = p.b + i64(row) * p.b_stride;
+  float* y = p.y + i64(row) * p.y_stride;
+  const int t = thread();
+  switch (p.kind) {
+    case norm_piece: return norm(p, a, y, shared_sums);
+    case rope_piece: return rope(p, row, a, y);
+    case silu_piece:
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(mul(a[i], sigmoid(a[i])), b[i]);
+      return;
+    case gelu_piece:                             // the tanh form; 0.5 (1 + tanh u) = sigmoid(2u)
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) {
+        const float g = a[i];
+        y[i] = mul(mul(g, sigmoid(mul(g, fma(mul(g, g), 2.0f * 0.7978845608f * 0.044715f, 2.0f * 0.7978845608f)))), b[i]);
+      }
+      return;
+    case sigmoid_piece:
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(a[i], sigmoid(b[i]));
+      return;
+    case split_piece:
+      for (int i = t; i < 2 * p.n * p.m; i += rows_threads) {
+        const int h = i / (2 * p.m), j = i % (2 * p.m);
+        float* to = (j < p.m ? p.y : p.z) + i64(row) * p.y_stride;
+        to[h * p.m + j % p.m] = a[i];
+      }
+      return;
+    case concat_piece:
+      for (int i = t; i < p.n + p.m; i += rows_threads) y[i] = i < p.n ? a[i] : b[i - p.n];
+      return;
+    case add_piece:
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = p.f == 1.0f ? add(a[i], b[i]) : mul(add(a[i], b[i]), p.f);
+      return;
+    case quantize_piece: return quantize_row(p, row, a, begin, end);
+    case store_piece: return store(p, pass, row, a, b);
+    case join_piece: return join(p, pass, row, y);
+    case mix_piece: return mix(p, pass, row);
+    case gated_piece: return gated(p, pass, row, a, b, y);
+    case gather_piece: {
+      const float* from = p.a + i64(pass.wanted[row]) * p.a_stride;
+      for (int i = t; i < p.n; i += rows_threads) y[i] = from[i];
+      return;
+    }
+  }
+}
+
+SK_KERNEL(1024, 1) rows_in_order(RowsArgs a) {
+  SK_SHARED(float, shared_sums, 32);
+  let_next_start();
+  wait_for_previous();
+  const int row = block() / a.stretches, begin = a.stretches == 1 ? 0 : block() % a.stretches * 1024, end = a.stretches == 1 ? 1 << 30 : begin + 1024;
+  for (int i = 0; i < a.count; ++i) {
+    run_piece(a.pieces[i], a.pass, row, begin, end, shared_sums);
+    barrier();
+  }
+}
+
+}  // namespace skipstone::gpu
