@@ -28,7 +28,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         missing: list[dict[str, Any]] = []
         for card in _native.gpu_devices():
             if card["problem"]:
-                missing.append({"name": "CUDA", "reason": card["problem"], "fix": "models run on the processor meanwhile"})
+                missing.append({"name": "CUDA", "reason": card["problem"].rstrip("."), "fix": "models run on the processor meanwhile"})
             else:
                 found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"], "capability": list(card["capability"])})
         missing.append({"name": "HIP", "reason": "this version has no HIP back end yet", "fix": "models run on the processor; nothing needs to be done"})
