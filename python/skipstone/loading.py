@@ -50,7 +50,7 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
 
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
               a path: that drafter, which must fit; False: none
-    device    "auto" or "cpu"
+    device    "auto" or "cpu": the processor; "cuda:0": an NVIDIA card (skipstone devices lists them)
     threads   None: as many as there are usable cores
     kv_type   what keys and values are kept in: "f16", "bf16" or "f32"
     context   most tokens of a text; None: what the model was trained for
@@ -86,11 +86,14 @@ def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | 
     """The device's name and what turns a recorded pass into a program on it."""
     if device in ("auto", "cpu"):
         return "cpu", None
-    kind, _, index = device.partition(":")
-    if kind != "cuda" or not (index or "0").isdigit():
-        raise DeviceError(f"device: {device!r}; available: {', '.join(d.name for d in devices())}. Use device='auto'")
-    number = int(index or 0)
-    return f"cuda:{number}", lambda spec: _native.GpuProgram(spec, number)
+    cards = _native.gpu_devices()
+    usable = [card["name"] for card in cards if not card["problem"]]
+    name = "cuda:0" if device == "cuda" else device
+    if name not in usable:
+        problems = "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in cards if card["problem"] and name.startswith("cuda"))
+        raise DeviceError(f"device: {device!r}; available: {', '.join([d.name for d in devices()] + usable)}{problems}. Use device='auto'")
+    number = int(name.partition(":")[2])
+    return name, lambda spec: _native.GpuProgram(spec, number)
 
 
 def _drafter(made: DrafterNetwork | None, threads: int, kv_type: str) -> Drafter | None:
