@@ -21,7 +21,7 @@ def test_json(model: str, options: tuple[str, ...], drafted: bool) -> None:
     assert model in said["model"] and said["context"] == 16 and said["prompt_tokens"] == 32 and said["bytes_per_pass"] > 1e6
     assert list(said["pass_ms"]) == list(said["relative"]) == [str(k) for k in range(1, 9)]
     assert all(v > 0 for v in said["pass_ms"].values()) and said["relative"]["1"] == 1
-    assert set(said["machine"]) == {"skipstone", "cpu", "isa", "usable_cores", "threads", "read_bytes_per_second", "load_average"}
+    assert set(said["machine"]) == {"skipstone", "python", "numpy", "cpu", "isa", "usable_cores", "threads", "read_bytes_per_second", "load_average"}
     assert said["machine"]["threads"] == 1 and said["machine"]["read_bytes_per_second"] > 0
     assert (said["drafted"] is not None) == drafted
     if drafted:

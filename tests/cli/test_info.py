@@ -1,11 +1,14 @@
 """skipstone info."""
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 from command_line import assert_one_line_error, skipstone
 
@@ -89,3 +92,32 @@ def test_a_model_that_cannot_run(tmp_path: Path) -> None:
     said = skipstone("info", str(path), "--json").json
     assert said["runs"] is False and "qwen99" in said["reason"]
     assert "does not run on this version: " in skipstone("info", str(path)).out
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "strange.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("a\x1b]0;title\x07\x1b[2J[red]b")
+    writer.add_tensor("t\x1b[31m", np.zeros((2, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    done = skipstone("info", str(path), "--tensors")
+    assert done.code == 0 and not set("\x1b\x07") & set(done.out + done.err)
+    assert "a\ufffd]0;title\ufffd\ufffd[2J[red]b" in done.out and "t\ufffd[31m  F32" in done.out
+    assert skipstone("info", str(path), "--json").json["name"] == "a\x1b]0;title\x07\x1b[2J[red]b"
+
+
+def test_tokenizer_of_a_folder(tmp_path: Path) -> None:
+    """Its size counts ids, so that a token both in the model and added counts once."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "strange"}))
+    (tmp_path / "tokenizer.json").write_text(json.dumps({
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "<end>": 2}}, "added_tokens": [{"id": 2, "content": "<end>"}, {"id": 7, "content": "<x>"}]}))
+    said = skipstone("info", str(tmp_path), "--json").json
+    assert (said["tokenizer"], said["vocabulary"], said["runs"]) == ("tokenizer.json", 4, False)
+    assert "tokenizer: tokenizer.json, 4 tokens" in skipstone("info", str(tmp_path)).out
+    (tmp_path / "tokenizer.json").write_text("[]")
+    assert_one_line_error(skipstone("info", str(tmp_path)), "tokenizer.json")

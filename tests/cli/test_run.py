@@ -1,12 +1,21 @@
 """skipstone run."""
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import assert_one_line_error, skipstone
+import typer
+from command_line import assert_one_line_error, command, environment, skipstone
 
-from skipstone import bundled, load
+from skipstone import bundled, load, loading
+from skipstone.cli import run
+from skipstone.cli.output import printable
+from skipstone.results import Piece
 
 PROMPT = "class Stack:\n    def __init__(self):\n"
 
@@ -107,3 +116,50 @@ def test_output_that_cannot_hold_the_text(form: tuple[str, ...]) -> None:
         assert narrow.json["text"] == wide.json["text"]
     else:
         assert narrow.out == "".join(c if c.isascii() else "?" for c in wide.out)
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert printable("a\tb\n\x1b[31mé\x07\x9b\r漢\U0001f600") == "a\tb\n\ufffd[31mé\ufffd\ufffd\ufffd漢\U0001f600"
+
+
+@pytest.mark.skipif(not hasattr(os, "pipe2"), reason="needs signals and pipes as Linux has them")
+def test_interrupt() -> None:
+    """Ctrl-C ends the text, not with a traceback; what was written stays."""
+    import fcntl
+
+    full = load(bundled.QWEN35).generate(PROMPT, max_tokens=4000).text
+    assert len(full) > 8000
+    process = subprocess.Popen(command("run", "tiny-qwen35", "-p", PROMPT, "--max-tokens", "4000"), stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    assert process.stdout and process.stderr
+    fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)          # the rest of the text does not fit: it cannot have ended
+    start = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    out = (start + process.stdout.read()).decode("utf-8")
+    complaint = process.stderr.read().decode("utf-8")
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 130
+    assert out.endswith("\n") and full.startswith(out[:-1]) and len(out) < len(full)
+    assert complaint.startswith("interrupted after ") and len(complaint.splitlines()) == 1
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["streamed", "json"])
+def test_interrupt_tells_what_was_written(as_json: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    class Interrupted:
+        name = "slow"
+
+        def stream(self, prompt: str, **options: object) -> Iterator[Piece]:
+            yield Piece("ab", [1, 2])
+            yield Piece("c", [3])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loading, "load", lambda *arguments, **options: Interrupted())
+    with pytest.raises(typer.Exit) as exit:
+        run.command("tiny-qwen35", "x", as_json=as_json)
+    assert exit.value.exit_code == 130
+    said = capsys.readouterr()
+    if as_json:
+        assert json.loads(said.out) == {"model": "slow", "text": "abc", "tokens": [1, 2, 3], "finish_reason": "interrupted", "stats": None}
+    else:
+        assert said.out == "abc\n" and said.err == "interrupted after 3 tokens\n"

@@ -2,13 +2,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .output import console, draft_argument, errors_as_messages, model_path, print_json
+from .output import console, draft_argument, errors_as_messages, model_path, print_json, shown
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -18,12 +19,14 @@ ROWS = tuple(range(1, 9))
 
 def machine(threads: int) -> dict[str, Any]:
     """What a figure needs beside it to mean something."""
+    import numpy as np
+
     from ..decode.stats import read_bandwidth
     from ..loading import devices
     from .._version import __version__
 
     cpu = devices()[0]
-    return {"skipstone": __version__, "cpu": cpu.description, "isa": cpu.isa, "usable_cores": cpu.threads, "threads": threads,
+    return {"skipstone": __version__, "python": platform.python_version(), "numpy": np.__version__, "cpu": cpu.description, "isa": cpu.isa, "usable_cores": cpu.threads, "threads": threads,
             "read_bytes_per_second": round(read_bandwidth(threads)), "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
 
 
@@ -97,12 +100,11 @@ def command(
         if as_json:
             print_json(result)
             return
-        from rich.markup import escape
         from rich.table import Table
 
         out, about = console(), result["machine"]
-        out.print(f"[bold]{escape(result['model'])}[/]  {escape(result['architecture'])}, {result['bytes_per_pass'] / 1e6:,.1f} MB of weights a pass, context {context}")
-        out.print(f"[dim]{escape(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {about['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
+        out.print(f"[bold]{shown(result['model'])}[/]  {shown(result['architecture'])}, {result['bytes_per_pass'] / 1e6:,.1f} MB of weights a pass, context {context}")
+        out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {about['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
         table = Table("rows", *map(str, ROWS), box=None, header_style="dim", pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .output import console, errors_as_messages, model_path, print_json
+from .output import console, errors_as_messages, model_path, print_json, shown
 
 if TYPE_CHECKING:
     from ..files import ModelFile
@@ -87,18 +87,31 @@ def _tokenizer(file: ModelFile) -> dict[str, Any]:
     """Kind and size without building it: that takes longer than all the rest."""
     template = file.metadata.get("tokenizer.chat_template")
     tokens = file.metadata.get("tokenizer.ggml.tokens")
+    vocabulary = len(tokens) if isinstance(tokens, list) else None
     kind = file.metadata.get("tokenizer.ggml.model")
     folder = file.path if file.path.is_dir() else file.path.parent
     if file.format == "safetensors":
-        kind = "tokenizer.json" if (folder / "tokenizer.json").is_file() else None
         from ..files.mapping import read_json
 
+        if (folder / "tokenizer.json").is_file():
+            kind, vocabulary = "tokenizer.json", _ids(read_json(folder / "tokenizer.json", 128 << 20))
         config_path = folder / "tokenizer_config.json"
         if config_path.is_file():
             settings = read_json(config_path, 4 << 20)
             template = settings.get("chat_template") if isinstance(settings, dict) else None
-    return {"tokenizer": kind, "vocabulary": len(tokens) if isinstance(tokens, list) else None,
+    return {"tokenizer": kind, "vocabulary": vocabulary,
             "chat_template": hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:16] if isinstance(template, str) else None}
+
+
+def _ids(described: dict[str, Any]) -> int | None:
+    """How many ids a tokenizer.json has: of its model, and of the tokens added to it."""
+    model, added = described.get("model"), described.get("added_tokens")
+    words = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(words, (dict, list)):
+        return None
+    ids = {i for i in words.values() if isinstance(i, int)} if isinstance(words, dict) else set(range(len(words)))
+    ids.update(t["id"] for t in (added if isinstance(added, list) else []) if isinstance(t, dict) and isinstance(t.get("id"), int))
+    return len(ids)
 
 
 def _drafter(file: ModelFile) -> dict[str, Any]:
@@ -134,13 +147,12 @@ def command(
             print_json({**said, "tensor_list": listed} if tensors else said)
             return
         out = console()
-        from rich.markup import escape
         from rich.table import Table
 
-        out.print(f"[bold]{escape(os.path.basename(said['path'].rstrip('/')))}[/]  {said['format']}, architecture {escape(said['architecture'])}"
-                  + (f", {escape(str(said['name']))}" if said["name"] else ""))
+        out.print(f"[bold]{shown(os.path.basename(said['path'].rstrip('/')))}[/]  {said['format']}, architecture {shown(said['architecture'])}"
+                  + (f", {shown(str(said['name']))}" if said["name"] else ""))
         out.print(f"{said['weights'] / 1e6:,.1f} M weights in {said['tensors']} tensors, {said['bytes'] / 1e6:,.1f} MB")
-        out.print(", ".join(f"{escape(label)} {escape(str(value))}" for label, value in said["parameters"].items()))
+        out.print(", ".join(f"{shown(label)} {shown(str(value))}" for label, value in said["parameters"].items()))
         table = Table("type", "tensors", "MB", box=None, header_style="dim", pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"
@@ -148,9 +160,9 @@ def command(
             table.add_row(name, str(t["tensors"]), f"{t['bytes'] / 1e6:,.2f}")
         out.print(table)
         vocabulary = f", {said['vocabulary']} tokens" if said["vocabulary"] else ""
-        out.print(f"tokenizer: {escape(str(said['tokenizer'] or 'none'))}{vocabulary}; chat template: {said['chat_template'] or 'none'}")
+        out.print(f"tokenizer: {shown(str(said['tokenizer'] or 'none'))}{vocabulary}; chat template: {said['chat_template'] or 'none'}")
         out.print(f"drafting: {said['drafter'] or 'no drafter inside'}")
-        reason = escape(said["reason"] or "")
+        reason = shown(said["reason"] or "")
         out.print(f"runs on this version {reason}".rstrip() if said["runs"] else f"does not run on this version: {reason}", soft_wrap=True)
         for t in listed:
-            out.print(f"{escape(t['name'])}  {t['type']}  {tuple(t['shape'])}", soft_wrap=True)
+            out.print(f"{shown(t['name'])}  {t['type']}  {tuple(t['shape'])}", soft_wrap=True)

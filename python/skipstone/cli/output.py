@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,7 @@ def errors_as_messages() -> Iterator[None]:
     try:
         yield
     except SkipstoneError as error:
-        console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        console(stderr=True).print(f"[bold red]error:[/] {shown(str(error))}", soft_wrap=True)
         raise typer.Exit(USAGE) from None
     except KeyboardInterrupt:
         console(stderr=True).print("interrupted")
@@ -49,7 +50,7 @@ def errors_as_messages() -> Iterator[None]:
     except OSError as error:
         # Files of models raise FileError: this is the output, say on a full disk.
         _give_up_output()
-        console(stderr=True).print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True)
+        console(stderr=True).print(f"[bold red]error:[/] {shown(str(error))}", soft_wrap=True)
         raise typer.Exit(FAILED) from None
 
 
@@ -58,10 +59,16 @@ def _give_up_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _escaped(text: str) -> str:
+def printable(text: str) -> str:
+    """Text of files and models without control characters, which could steer the terminal; newlines and tabs stay."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def shown(text: str) -> str:
+    """The same for printing with rich: what looks like its markup stays as it is."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 def draft_argument(draft: str | None, no_draft: bool) -> Any:

@@ -4,11 +4,14 @@ from __future__ import annotations
 import re
 import sys
 from dataclasses import asdict
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .output import INTERRUPTED, console, draft_argument, errors_as_messages, model_path, print_json
+from .output import INTERRUPTED, console, draft_argument, errors_as_messages, model_path, print_json, printable
+
+if TYPE_CHECKING:
+    from ..decode.stats import Stats
 
 
 def _standard_input() -> str:
@@ -51,22 +54,31 @@ def command(
         text = _standard_input() if prompt == "-" else prompt
         options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty,
                                        seed=seed, stop=stop or None, draft_tokens="auto" if draft_tokens == "auto" else int(draft_tokens))
-        if as_json:
-            result = loaded.generate(text, **options)
-            print_json({"model": loaded.name, "text": result.text, "tokens": result.tokens, "finish_reason": result.finish_reason,
-                        "stats": {**asdict(result.stats), "tokens_per_second": result.stats.tokens_per_second,
-                                  "prompt_tokens_per_second": result.stats.prompt_tokens_per_second, "tokens_per_pass": result.stats.tokens_per_pass,
-                                  "acceptance": result.stats.acceptance}})
-            return
-        stats = None
+        terminal = sys.stdout.isatty()
+        written: list[str] = []
+        tokens: list[int] = []
+        finish, stats = "interrupted", None
         try:
             for piece in loaded.stream(text, **options):
-                sys.stdout.write(piece.text)
-                sys.stdout.flush()
-                stats = piece.stats or stats
+                written.append(piece.text)
+                tokens.extend(piece.tokens)
+                if not as_json:
+                    sys.stdout.write(printable(piece.text) if terminal else piece.text)
+                    sys.stdout.flush()
+                if piece.finish_reason:
+                    finish, stats = piece.finish_reason, piece.stats
         except KeyboardInterrupt:
+            pass                                            # what was written until then is shown
+        if as_json:
+            print_json({"model": loaded.name, "text": "".join(written), "tokens": tokens, "finish_reason": finish, "stats": _figures(stats) if stats else None})
+        else:
             sys.stdout.write("\n")
-            raise typer.Exit(INTERRUPTED) from None
-        sys.stdout.write("\n")
-        sys.stdout.flush()
-        console(stderr=True).print(f"[dim]{stats}[/]", soft_wrap=True)
+            sys.stdout.flush()
+            console(stderr=True).print(f"[dim]{stats or f'interrupted after {len(tokens)} tokens'}[/]", soft_wrap=True)
+        if finish == "interrupted":
+            raise typer.Exit(INTERRUPTED)
+
+
+def _figures(stats: Stats) -> dict[str, Any]:
+    return {**asdict(stats), "tokens_per_second": stats.tokens_per_second, "prompt_tokens_per_second": stats.prompt_tokens_per_second,
+            "tokens_per_pass": stats.tokens_per_pass, "acceptance": stats.acceptance}
