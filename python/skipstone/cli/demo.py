@@ -1,7 +1,6 @@
 """skipstone demo: the bundled models write the same text plain and drafted, side by side."""
 from __future__ import annotations
 
-import statistics
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,18 +62,19 @@ def _stream_both(model: Model, prompt: str, out: Console) -> tuple[Any, Any]:
 
 
 def _speeds(model: Model, prompt: str, rounds: int) -> tuple[float, float]:
-    """Tokens/s plain and drafted: medians of runs in alternation, after one of each unmeasured."""
+    """Tokens/s plain and drafted: the best of runs in alternation, after one of each unmeasured. What else the machine does only makes a run longer,
+    and these runs are so short that it falls on some and not on others."""
     speeds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
         for way, drafts in enumerate((0, DRAFTS)):
             speed = model.generate(prompt, max_tokens=TOKENS, draft_tokens=drafts, stop_at_eos=False).stats.tokens_per_second
             if turn:
                 speeds[way].append(speed)
-    return statistics.median(speeds[0]), statistics.median(speeds[1])
+    return max(speeds[0]), max(speeds[1])
 
 
 def command(
-    rounds: Annotated[int, typer.Option(min=1, help="Runs to take the speeds' medians over.")] = 9,
+    rounds: Annotated[int, typer.Option(min=1, help="Runs each way; the best counts.")] = 15,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Watch Qwen3.5 with its MTP head and Gemma 4 with its assistant write the same text with and without drafting."""
