@@ -30,7 +30,7 @@ KV_TYPES = ("f16", "bf16", "f32")
 
 @dataclass(frozen=True)
 class Device:
-    """Something that can run models. name: what load takes as device; isas: instruction sets that run here, the best last."""
+    """Something that can run models. name: what load takes as device; isas: instruction sets that run here, the best first."""
 
     name: str
     description: str

@@ -40,7 +40,10 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
     """Medians over interleaved rounds: a prompt, passes of 1 to 8 rows after `context` tokens, plain and drafted decoding."""
     import numpy as np
 
+    from .. import _native
+
     ids = np.random.default_rng(0).integers(10, min(model.vocab_size, 30000), max(context + max(ROWS), prompt_tokens)).tolist()
+    reads: list[float] = []
     prompt: list[float] = []
     passes: dict[int, list[float]] = {k: [] for k in ROWS}
     session = model.session(draft=False)
@@ -49,6 +52,7 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
         session.forward(ids[context:context + k], logits="all")
         session.rollback(context)
     for _ in range(rounds):
+        reads.append(1e9 * _native.read_bandwidth(model.threads))     # beside the passes: other work changes both
         fresh = model.session(draft=False)
         prompt.append(_seconds(lambda: fresh.forward(ids[:prompt_tokens], logits="last")))
         for k in ROWS:
@@ -62,13 +66,12 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
         if model.drafter:
             drafted.append(model.generate(text, max_tokens=64, draft_tokens="auto", stop_at_eos=False).stats)
     t = {k: statistics.median(v) for k, v in passes.items()}
-    from ..decode.stats import read_bandwidth
-
-    bandwidth = read_bandwidth(model.threads)
+    bandwidth = statistics.median(reads)
     result: dict[str, Any] = {
         "model": model.name, "architecture": model.architecture, "context": context, "bytes_per_pass": model.bytes, "prompt_tokens": prompt_tokens,
         "prompt_tokens_per_second": prompt_tokens / statistics.median(prompt), "pass_ms": {str(k): 1e3 * v for k, v in t.items()},
-        "relative": {str(k): v / t[1] for k, v in t.items()}, "share_of_read_bandwidth": model.bytes / t[1] / bandwidth,
+        "relative": {str(k): v / t[1] for k, v in t.items()}, "read_bytes_per_second": round(bandwidth),
+        "share_of_read_bandwidth": model.bytes / t[1] / bandwidth,
         "decode_tokens_per_second": statistics.median(s.tokens_per_second for s in plain), "drafted": None,
     }
     if drafted:
@@ -104,7 +107,7 @@ def command(
 
         out, about = console(), result["machine"]
         out.print(f"[bold]{shown(result['model'])}[/]  {shown(result['architecture'])}, {result['bytes_per_pass'] / 1e6:,.1f} MB of weights a pass, context {context}")
-        out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {about['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
+        out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {result['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
         table = Table("rows", *map(str, ROWS), box=None, header_style="dim", pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"

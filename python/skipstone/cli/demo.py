@@ -97,7 +97,7 @@ def command(
             out.print(f"texts equal: {'[green]yes[/]' if equal else '[bold red]NO[/]'}, {len(drafted[1])} tokens, the same bits plain and drafted" if equal else
                       "texts equal: [bold red]NO[/]")
             out.print(f"tokens a pass: {drafted[2].tokens_per_pass:.2f}; accepted by draft position: {' '.join(f'{a:.2f}' for a in drafted[2].acceptance)}")
-            out.print(f"tokens/s: {before:,.0f} plain, {after:,.0f} drafted, [bold]{after / before:.2f} x[/]")
+            out.print(f"tokens/s: {before:,.0f} plain, {after:,.0f} drafted, [bold]{after / before:.2f} x[/] (best of {rounds} runs each)")
         if as_json:
             print_json({"models": figures})
         if not all(f["equal"] for f in figures):
