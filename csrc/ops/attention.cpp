@@ -3,7 +3,9 @@
 // attend: [q] -> [o], reads another program's cache at the positions 0 .. n-1 that it has processed (window: the last `window` of them).
 //
 // Positions are cut at multiples of 256 from 0. A unit of work is one key/value head, the rows of one sequence, and either one chunk (few rows:
-// the results are joined afterwards, in order) or all chunks (many rows: joined as they come). Both do the same arithmetic.
+// the results are joined afterwards, in order, row by row) or all chunks (many rows: joined as they come). Both do the same arithmetic.
+#include <algorithm>
+
 #include "ops/rowwise.h"
 #include "runtime/error.h"
 
@@ -39,67 +41,80 @@ class Attention final : public Operation {
     if (kv.kv_heads != kv_heads_ || kv.head != head_ || kv.window != window_) a.fail("state " + std::to_string(state_) + " has another shape");
   }
 
-  int steps() const override { return 2; }
+  int steps() const override { return 1; }
+  bool rows_after() const override { return true; }
+  std::vector<int> remembered() const override { return borrows_ ? std::vector<int>{} : std::vector<int>{inputs[1], inputs[2]}; }
 
-  void before(Pass& pass, int64_t first, int64_t last) override {
-    if (borrows_) return;
-    for (int64_t r = first; r < last; ++r) {
-      KvCache& kv = cache(pass.parts[pass.part_of[r]]);
-      for (int64_t h = 0; h < kv_heads_; ++h) {
-        pass.kernels.store_kv(pass.row(inputs[1], r) + h * head_, kv.key(pass.positions[r], h), kv.type(), head_);
-        pass.kernels.store_kv(pass.row(inputs[2], r) + h * head_, kv.value(pass.positions[r], h), kv.type(), head_);
-      }
-    }
+  void store(Pass& pass, int64_t first, int64_t last) override {
+    if (borrows_ || units_store_) return;
+    for (int64_t r = first; r < last; ++r)
+      for (int64_t h = 0; h < kv_heads_; ++h) remember(pass, r, h);
   }
+  bool reads_stored() const override { return !borrows_ && !units_store_; }
 
   void begin(Pass& pass, int members) override {
-    const int64_t group = heads_ / kv_heads_;
+    const int64_t group = heads_ / kv_heads_, tail = first_row(pass);
     split_ = pass.rows <= few_rows;
     units_.clear();
     partial_chunks_ = 0;
+    int64_t large_units = 0;                                    // a key/value head and a chunk
     for (const Part& part : pass.parts) {
       if (borrows_) {
         KvCache& kv = cache(part);
         if (kv.spec().kv_heads != kv_heads_ || kv.spec().head != head_) throw ModelError("the borrowed cache has another shape than the drafter expects");
         if (part.borrowed->length() < 1) throw ArgumentError("the borrowed sequence is empty; a drafter that reads its cache needs at least one processed token");
       }
-      for (int64_t r = 0; r < part.rows; r += split_ ? part.rows : tile_rows) {
-        const int64_t rows = split_ ? part.rows : std::min(tile_rows, part.rows - r);
+      large_units += kv_heads_ * (last_chunk(part) - first_chunk(part));
+    }
+    // With few units the query heads of a group go to different members as well; otherwise a unit alone reads its chunk's keys and writes new ones.
+    const int64_t pieces = split_ && large_units < members ? group : 1;
+    units_store_ = split_ && pieces == 1;
+    for (const Part& part : pass.parts) {
+      const int64_t from = std::clamp<int64_t>(tail - part.first, 0, part.rows);
+      if (split_) {
+        const int64_t start = first_chunk(part), chunks = last_chunk(part) - start;
+        partial_chunks_ = std::max(partial_chunks_, chunks);
+        for (int64_t h = 0; h < kv_heads_; ++h)
+          for (int64_t p = 0; p < pieces; ++p)
+            for (int64_t c = 0; c < chunks; ++c) units_.push_back({&part, part.first + from, part.rows - from, h, h * group + group * p / pieces, group / pieces, start + c, 1});
+        continue;
+      }
+      for (int64_t r = from; r < part.rows; r += tile_rows) {
+        const int64_t rows = std::min(tile_rows, part.rows - r);
         int64_t low, high, unused;
         visible(part, part.first + r, low, unused);
         visible(part, part.first + r + rows - 1, unused, high);
-        const int64_t first_chunk = low / cpu::chunk_positions, chunks = (high + cpu::chunk_positions - 1) / cpu::chunk_positions - first_chunk;
-        // With few units the query heads of a group go to different members as well.
-        const int64_t pieces = split_ && kv_heads_ * chunks * static_cast<int64_t>(pass.parts.size()) < 2 * members ? group : 1;
-        for (int64_t h = 0; h < kv_heads_; ++h)
-          for (int64_t p = 0; p < pieces; ++p) {
-            const int64_t head_first = h * group + group * p / pieces, count = group / pieces;
-            if (!split_) units_.push_back({&part, part.first + r, rows, h, head_first, count, first_chunk, chunks});
-            else for (int64_t c = 0; c < chunks; ++c) units_.push_back({&part, part.first, rows, h, head_first, count, first_chunk + c, 1});
-          }
-        if (split_) partial_chunks_ = std::max(partial_chunks_, chunks);
+        const int64_t start = low / cpu::chunk_positions, chunks = (high + cpu::chunk_positions - 1) / cpu::chunk_positions - start;
+        for (int64_t h = 0; h < kv_heads_; ++h) units_.push_back({&part, part.first + r, rows, h, h * group, group, start, chunks});
       }
     }
     if (split_) {
       const size_t results = static_cast<size_t>(pass.rows * heads_ * partial_chunks_);
       if (partial_.size() < results * static_cast<size_t>(head_ + 2)) partial_.resize(results * static_cast<size_t>(head_ + 2));
     }
-    const int64_t queries = (split_ ? few_rows : tile_rows) * group;
+    const int64_t queries = (split_ ? std::min(pass.rows, few_rows) : tile_rows) * group;
     const int64_t floats = cpu::attention_scratch_floats(queries, head_) + 2 * queries * (head_ + 2) + 4 * queries + 4;
     for (int m = 0; m < members; ++m) pass.member_scratch(m, floats);
   }
 
-  void step(Pass& pass, int step, int member, int members) override {
-    if (step == 0) {
-      for (size_t u = static_cast<size_t>(member); u < units_.size(); u += static_cast<size_t>(members)) attend(pass, units_[u], member);
-    } else if (split_) {
-      const int64_t outputs = pass.rows * heads_;
-      for (int64_t i = outputs * member / members; i < outputs * (member + 1) / members; ++i) join(pass, i / heads_, i % heads_);
-    }
+  void step(Pass& pass, int, int member, int members) override {
+    for (size_t u = static_cast<size_t>(member); u < units_.size(); u += static_cast<size_t>(members)) attend(pass, units_[u], member);
+  }
+
+  void after(Pass& pass, int64_t first, int64_t last) override {
+    if (!split_) return;
+    for (int64_t r = std::max(first, first_row(pass)); r < last; ++r)
+      for (int64_t h = 0; h < heads_; ++h) join(pass, r, h);
   }
 
  private:
   KvCache& cache(const Part& part) const { return (borrows_ ? part.borrowed : part.sequence)->kv(state_); }
+
+  void remember(Pass& pass, int64_t row, int64_t kv_head) {
+    KvCache& kv = cache(pass.parts[pass.part_of[row]]);
+    pass.kernels.store_kv(pass.row(inputs[1], row) + kv_head * head_, kv.key(pass.positions[row], kv_head), kv.type(), head_);
+    pass.kernels.store_kv(pass.row(inputs[2], row) + kv_head * head_, kv.value(pass.positions[row], kv_head), kv.type(), head_);
+  }
 
   // Positions [low, high) that the row sees.
   void visible(const Part& part, int64_t row, int64_t& low, int64_t& high) const {
@@ -122,6 +137,10 @@ class Attention final : public Operation {
     const float* q = pass.row(inputs[0], 0);
     for (int64_t i = 0; i < queries; ++i) offset[i] = (u.first + i / u.heads) * heads_ * head_ + (u.head_first + i % u.heads) * head_;
     KvCache& kv = cache(*u.part);
+    if (units_store_ && !borrows_)
+      for (int64_t r = u.part->first; r < u.part->first + u.part->rows; ++r)
+        if (pass.positions[r] / cpu::chunk_positions == u.chunk) remember(pass, r, u.kv_head);
+    if (!queries) return;
     for (int64_t c = u.chunk; c < u.chunk + u.chunks; ++c) {
       const int64_t base = c * cpu::chunk_positions;
       for (int64_t i = 0; i < queries; ++i) {
@@ -141,24 +160,34 @@ class Attention final : public Operation {
       for (int64_t i = 0; i < queries; ++i) finish(pass, running + i * (head_ + 2), u.first + i / u.heads, u.head_first + i % u.heads);
   }
 
+  // Chunks that the rows of a part see.
   int64_t first_chunk(const Part& part) const {
     int64_t low, high;
     visible(part, part.first, low, high);
     return low / cpu::chunk_positions;
   }
+  int64_t last_chunk(const Part& part) const {
+    int64_t low, high;
+    visible(part, part.first + part.rows - 1, low, high);
+    return (high + cpu::chunk_positions - 1) / cpu::chunk_positions;
+  }
 
+  // The results of a row's chunks, in order. They stay as they are, since other members may join them too.
   void join(Pass& pass, int64_t row, int64_t head) {
     const Part& part = pass.parts[pass.part_of[row]];
-    int64_t low, high, last_low, last_high;
-    visible(part, row, low, high);
-    visible(part, part.first + part.rows - 1, last_low, last_high);
-    const int64_t start = first_chunk(part), chunks = (last_high + cpu::chunk_positions - 1) / cpu::chunk_positions - start;
-    float* sum = partial(row, head, 0);
-    for (int64_t c = 1; c < chunks; ++c) {
-      float* next = partial(row, head, c);
-      pass.kernels.attention_join(sum + head_, sum + head_ + 1, sum, next[head_], next[head_ + 1], next, head_);
+    const int64_t chunks = last_chunk(part) - first_chunk(part);
+    const float* first = partial(row, head, 0);
+    float* out = pass.row(outputs[0], row) + head * head_;
+    float largest = first[head_], total = first[head_ + 1];
+    if (chunks > 1) {
+      std::copy_n(first, head_, out);
+      for (int64_t c = 1; c < chunks; ++c) {
+        const float* next = partial(row, head, c);
+        pass.kernels.attention_join(&largest, &total, out, next[head_], next[head_ + 1], next, head_);
+      }
+      first = out;
     }
-    finish(pass, sum, row, head);
+    pass.kernels.scale(first, out, head_, total > 0.0f ? 1.0f / total : 0.0f);
   }
 
   void finish(Pass& pass, const float* sum, int64_t row, int64_t head) {
@@ -169,7 +198,7 @@ class Attention final : public Operation {
   const bool borrows_;
   const int64_t state_, heads_, kv_heads_, head_, window_;
   const float scale_;
-  bool split_ = false;
+  bool split_ = false, units_store_ = false;
   std::vector<Unit> units_;
   int64_t partial_chunks_ = 0;
   std::vector<float> partial_;   // per row, head, chunk: value, largest, total

@@ -2,6 +2,7 @@
 // Gated delta-net (Yang, Kautz, Hatamizadeh, "Gated Delta Networks", 2024) as in Qwen3-Next and Qwen3.5: a short causal convolution with silu over
 // q, k and v; q and k normalized per head; per value head the recurrence of common/delta_rule.inl with gamma = exp(decay * softplus(a + dt_bias)) and
 // beta = sigmoid(b); a gated rms norm with silu(z).
+#include <algorithm>
 #include <cmath>
 
 #include "ops/rowwise.h"
@@ -36,6 +37,7 @@ class DeltaNet final : public Operation {
   }
 
   int steps() const override { return 1; }
+  std::vector<int> remembered() const override { return inputs; }
 
   void begin(Pass& pass, int members) override {
     auto grow = [](std::vector<float>& v, int64_t n) { if (static_cast<int64_t>(v.size()) < n) v.resize(static_cast<size_t>(n)); };
@@ -46,74 +48,73 @@ class DeltaNet final : public Operation {
     for (int m = 0; m < members; ++m) pass.member_scratch(m, head_ * head_);
   }
 
-  void before(Pass& pass, int64_t first, int64_t last) override {
-    for (int64_t r = first; r < last; ++r) {
-      const Part& part = pass.parts[pass.part_of[r]];
-      const DeltaState& state = part.sequence->delta(state_);
+  // A unit of work is a key head of one sequence with its value heads: nothing of it meets another unit, from the convolution to the norm.
+  void step(Pass& pass, int, int member, int members) override {
+    int64_t unit = 0;
+    for (const Part& part : pass.parts)
+      for (int64_t key_head = 0; key_head < key_heads_; ++key_head, ++unit) {
+        if (unit % members != member) continue;
+        mix(pass, part, key_head * head_);
+        mix(pass, part, (key_heads_ + key_head) * head_);
+        for (int64_t r = part.first; r < part.first + part.rows; ++r)
+          for (int64_t h : {key_head, key_heads_ + key_head})
+            pass.kernels.l2_norm(mixed(r) + h * head_, mixed(r) + h * head_, head_, 1e-6f, h < key_heads_ ? 1.0f / std::sqrt(static_cast<float>(head_)) : 1.0f);
+        for (int64_t h = 0; h < value_heads_; ++h)
+          if (key_of_value_[h] == key_head) run_head(pass, part, h, pass.member_scratch(member, 0));
+      }
+  }
+
+ private:
+  float* mixed(int64_t row) { return mixed_.data() + row * channels_; }
+
+  // The convolution over one head's channels, and what the next pass needs of its inputs.
+  void mix(Pass& pass, const Part& part, int64_t channel) {
+    DeltaState& state = part.sequence->delta(state_);
+    auto remembered = [&](int64_t position) { return state.inputs.data() + position % DeltaState::ring * channels_ + channel; };
+    auto input = [&](int64_t position) { return pass.row(inputs[0], part.first + position - part.start) + channel; };
+    for (int64_t r = 0; r < part.rows; ++r) {
       const float* taps[32];
       const float* weights[32];
       int64_t used = 0;                                         // history before the text is zero and adds nothing
       for (int64_t t = 0; t < kernel_; ++t) {
-        const int64_t position = pass.positions[r] - (kernel_ - 1 - t);
+        const int64_t position = part.start + r - (kernel_ - 1 - t);
         if (position < 0) continue;
-        taps[used] = position >= part.start ? pass.row(inputs[0], part.first + position - part.start) : state.inputs.data() + position % DeltaState::ring * channels_;
-        weights[used++] = taps_.data() + t * channels_;
+        taps[used] = position >= part.start ? input(position) : remembered(position);
+        weights[used++] = taps_.data() + t * channels_ + channel;
       }
-      float* mixed = mixed_.data() + r * channels_;
-      pass.kernels.causal_conv(taps, weights, used, mixed, channels_);
-      for (int64_t h = 0; h < 2 * key_heads_; ++h)
-        pass.kernels.l2_norm(mixed + h * head_, mixed + h * head_, head_, 1e-6f, h < key_heads_ ? 1.0f / std::sqrt(static_cast<float>(head_)) : 1.0f);
-      const float* a = pass.row(inputs[2], r);
-      const float* b = pass.row(inputs[3], r);
-      for (int64_t h = 0; h < value_heads_; ++h) {
-        const float x = a[h] + dt_bias_[h], softplus = x > 20.0f ? x : std::log1p(std::exp(x));
-        gamma_[h * pass.rows + r] = std::exp(decay_[h] * softplus);
-        beta_[h * pass.rows + r] = 1.0f / (1.0f + std::exp(-b[h]));
-      }
+      pass.kernels.causal_conv(taps, weights, used, mixed(part.first + r) + channel, head_);
     }
+    for (int64_t r = std::max<int64_t>(0, part.rows - DeltaState::ring); r < part.rows; ++r) std::copy_n(input(part.start + r), head_, remembered(part.start + r));
   }
 
-  void step(Pass& pass, int, int member, int members) override {
-    int64_t unit = 0;
-    for (const Part& part : pass.parts)
-      for (int64_t h = 0; h < value_heads_; ++h, ++unit)
-        if (unit % members == member) run_head(pass, part, h, pass.member_scratch(member, 0));
-  }
-
-  void after(Pass& pass, int64_t first, int64_t last) override {
-    for (int64_t r = first; r < last; ++r) {
-      float* y = pass.row(outputs[0], r);
-      const float* z = pass.row(inputs[1], r);
-      for (int64_t h = 0; h < value_heads_; ++h) pass.kernels.gated_norm(y + h * head_, z + h * head_, norm_.data(), y + h * head_, head_, eps_);
-      const Part& part = pass.parts[pass.part_of[r]];
-      DeltaState& state = part.sequence->delta(state_);
-      if (r >= part.first + part.rows - DeltaState::ring)
-        std::copy_n(pass.row(inputs[0], r), channels_, state.inputs.data() + pass.positions[r] % DeltaState::ring * channels_);
-      if (r == part.first + part.rows - 1) {                    // the heads have moved on; the counts follow once
-        state.pending = std::min(part.rows, step_back);
-        state.base = part.start + part.rows - state.pending;
-      }
-    }
-  }
-
- private:
   void run_head(Pass& pass, const Part& part, int64_t h, float* work) {
     DeltaState& state = part.sequence->delta(state_);
     const int64_t keys = key_heads_ * head_, values = value_heads_ * head_, keep = std::min(part.rows, step_back);
-    const float* mixed = mixed_.data() + part.first * channels_;
+    float* gamma = gamma_.data() + h * pass.rows + part.first;
+    float* beta = beta_.data() + h * pass.rows + part.first;
     float* delta = delta_.data() + (h * pass.rows + part.first) * head_;
+    const float* q = mixed(part.first) + key_of_value_[h] * head_;
+    const float* k = q + keys;
+    mix(pass, part, 2 * keys + h * head_);
+    for (int64_t r = 0; r < part.rows; ++r) {
+      const float x = pass.row(inputs[2], part.first + r)[h] + dt_bias_[h], softplus = x > 20.0f ? x : std::log1p(std::exp(x));
+      gamma[r] = std::exp(decay_[h] * softplus);
+      beta[r] = 1.0f / (1.0f + std::exp(-pass.row(inputs[3], part.first + r)[h]));
+    }
     float* pending_gamma = state.gamma.data() + h * step_back;
     float* pending_k = state.k.data() + h * step_back * head_;
     float* pending_delta = state.delta.data() + h * step_back * head_;
-    pass.kernels.delta_rule({part.rows, head_, mixed + key_of_value_[h] * head_, mixed + keys + key_of_value_[h] * head_, mixed + 2 * keys + h * head_, channels_, channels_,
-                             gamma_.data() + h * pass.rows + part.first, beta_.data() + h * pass.rows + part.first, state.matrix.data() + h * head_ * head_, keep, work, state.pending,
-                             pending_gamma, pending_k, pending_delta, delta, pass.row(outputs[0], part.first) + h * head_, values});
+    float* out = pass.row(outputs[0], part.first) + h * head_;
+    pass.kernels.delta_rule({part.rows, head_, q, k, mixed(part.first) + 2 * keys + h * head_, channels_, channels_, gamma, beta, state.matrix.data() + h * head_ * head_, keep, work,
+                             state.pending, pending_gamma, pending_k, pending_delta, delta, out, values});
     for (int64_t i = 0; i < keep; ++i) {
       const int64_t r = part.rows - keep + i;
-      pending_gamma[i] = gamma_[h * pass.rows + part.first + r];
-      std::copy_n(mixed + r * channels_ + keys + key_of_value_[h] * head_, head_, pending_k + i * head_);
+      pending_gamma[i] = gamma[r];
+      std::copy_n(k + r * channels_, head_, pending_k + i * head_);
       std::copy_n(delta + r * head_, head_, pending_delta + i * head_);
     }
+    for (int64_t r = 0; r < part.rows; ++r)
+      pass.kernels.gated_norm(out + r * values, pass.row(inputs[1], part.first + r) + h * head_, norm_.data(), out + r * values, head_, eps_);
   }
 
   const int64_t state_, head_, key_heads_, value_heads_, kernel_;

@@ -1,5 +1,6 @@
 // embed: [] -> [x (rows, H)], x = scale * table[token].   input: [] -> [h (rows, B)], rows that the caller hands in.
 // hidden: [h (rows, H)] -> [], marks what the caller gets back.
+#include <algorithm>
 #include <cstring>
 
 #include "ops/operation.h"
@@ -41,8 +42,10 @@ class Input final : public Operation {
 class Hidden final : public Operation {
  public:
   Hidden(const Attributes& a, Setting& s) : Operation(a), width_(s.widths[inputs[0]]) { s.hidden_width = width_; }
-  void rows(Pass& pass, int64_t first, int64_t last) override {
-    if (pass.hidden_out) memcpy(pass.hidden_out + first * width_, pass.row(inputs[0], first), static_cast<size_t>((last - first) * width_) * sizeof(float));
+  void store(Pass& pass, int64_t first, int64_t last) override {
+    first = std::max(first, pass.tail);
+    if (pass.hidden_out && first < last)
+      memcpy(pass.hidden_out + (first - pass.tail) * width_, pass.row(inputs[0], first), static_cast<size_t>((last - first) * width_) * sizeof(float));
   }
 
  private:

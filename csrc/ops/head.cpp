@@ -18,7 +18,7 @@ class Head final : public Operation {
     if (!(cap_ >= 0)) a.fail("a soft cap cannot be negative");
     s.vocabulary = weight_->rows();
   }
-  int steps() const override { return 2; }
+  int steps() const override { return 1; }
 
   void begin(Pass& pass, int members) override {
     const int64_t rows = static_cast<int64_t>(pass.wanted.size());
@@ -28,20 +28,19 @@ class Head final : public Operation {
     for (int m = 0; m < members; ++m) pass.member_scratch(m, rows * slab_ids);
   }
   void before(Pass& pass, int64_t first, int64_t last) override {
-    for (int64_t r = first; r < last; ++r) {
-      const int64_t to = pass.place[r];
-      if (to < 0) continue;
-      if (weight_->type().unpack) pass.kernels.quantize(pass.row(inputs[0], r), columns_, pass.quantized.row(to, columns_));
-      else memcpy(plain_.data() + to * columns_, pass.row(inputs[0], r), static_cast<size_t>(columns_) * sizeof(float));
-    }
+    if (!weight_->type().unpack) return;
+    for (int64_t r = first; r < last; ++r)
+      if (const int64_t to = pass.place[r]; to >= 0) pass.kernels.quantize(pass.row(inputs[0], r), columns_, pass.quantized.row(to, columns_));
   }
-  void step(Pass& pass, int step, int member, int members) override {
+  void store(Pass& pass, int64_t first, int64_t last) override {
+    if (weight_->type().unpack) return;
+    for (int64_t r = first; r < last; ++r)
+      if (const int64_t to = pass.place[r]; to >= 0) memcpy(plain_.data() + to * columns_, pass.row(inputs[0], r), static_cast<size_t>(columns_) * sizeof(float));
+  }
+  bool reads_stored() const override { return !weight_->type().unpack; }
+  void step(Pass& pass, int, int member, int members) override {
     const int64_t rows = static_cast<int64_t>(pass.wanted.size());
     if (!rows) return;
-    if (step == 1) {
-      if (member == 0 && pass.want == Want::choice) combine(pass, members);
-      return;
-    }
     const cpu::Matrix& m = weight_->for_matmul(pass.kernels);
     const cpu::Rows x{rows, columns_, plain_.data(), pass.quantized.row(0, columns_)};
     slices_.share(member, members, [&](size_t, int64_t first, int64_t last) {
@@ -60,6 +59,18 @@ class Head final : public Operation {
         for (int64_t r = 0; r < rows; ++r) scan(pass, best_[static_cast<size_t>(member * rows + r)], z + r * stride, g * m.group_rows, std::min(m.rows, until * m.group_rows));
       }
     });
+  }
+  void end(Pass& pass, int members) override {
+    if (pass.want != Want::choice) return;
+    const size_t rows = pass.wanted.size();
+    for (size_t r = 0; r < rows; ++r) {
+      Best best{-INFINITY, -INFINITY, -1};
+      for (int m = 0; m < members; ++m) {                       // members hold ascending ids
+        const Best& b = best_[static_cast<size_t>(m) * rows + r];
+        if (b.id >= 0 && (best.id < 0 || b.capped > best.capped)) best = b;
+      }
+      pass.choices[r] = static_cast<int32_t>(best.id);
+    }
   }
 
  private:
@@ -83,18 +94,6 @@ class Head final : public Operation {
       else best.plain = plain;
     }
   }
-  void combine(Pass& pass, int members) {
-    const size_t rows = pass.wanted.size();
-    for (size_t r = 0; r < rows; ++r) {
-      Best best{-INFINITY, -INFINITY, -1};
-      for (int m = 0; m < members; ++m) {                       // members hold ascending ids
-        const Best& b = best_[static_cast<size_t>(m) * rows + r];
-        if (b.id >= 0 && (best.id < 0 || b.capped > best.capped)) best = b;
-      }
-      pass.choices[r] = static_cast<int32_t>(best.id);
-    }
-  }
-
   std::shared_ptr<Weight> weight_;
   int64_t columns_;
   float cap_;

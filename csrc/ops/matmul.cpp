@@ -18,10 +18,11 @@ class Matmul final : public Operation {
       for (int64_t r = first; r < last; ++r) pass.kernels.quantize(pass.row(inputs[0], r), columns_, pass.quantized.row(r, columns_));
   }
   void step(Pass& pass, int, int member, int members) override {
-    const cpu::Rows rows{pass.rows, columns_, pass.row(inputs[0], 0), pass.quantized.row(0, columns_)};
+    const int64_t from = first_row(pass);
+    const cpu::Rows rows{pass.rows - from, columns_, pass.row(inputs[0], from), pass.quantized.row(from, columns_)};
     slices_.share(member, members, [&](size_t i, int64_t first, int64_t last) {
       const cpu::Matrix& m = weights_[i]->for_matmul(pass.kernels);
-      pass.kernels.matmul({&m, rows, first, last, pass.row(outputs[i], 0) + first * m.group_rows, m.rows});
+      pass.kernels.matmul({&m, rows, first, last, pass.row(outputs[i], from) + first * m.group_rows, m.rows});
     });
   }
 

@@ -1,8 +1,8 @@
 // The interface of an operation of a Program, and how it learns its parameters.
 //
 // Most operations compute row r from row r alone (`rows`). The others work on all rows together, in steps with barriers between (`step`), and may
-// have something to do for each row before and after. The program strings the row-wise pieces together, so that a member of the team takes its
-// rows through all of them without meeting the others.
+// have something to do for each row before and after. The program strings the row-wise pieces together, so that a member of the team takes rows
+// through all of them without meeting the others: its own rows, or, where that is cheaper than meeting, every row in memory of its own.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -47,11 +47,22 @@ class Operation {
   explicit Operation(const Attributes& a) : inputs(a.inputs), outputs(a.outputs) {}
   virtual ~Operation() = default;
   virtual int steps() const { return 0; }             // 0: row-wise
+  virtual bool rows_after() const { return false; }   // whether `after` writes the outputs; otherwise the steps do
   virtual void begin(Pass&, int /*members*/) {}       // once a pass, before the team starts: memory is taken here, not in the others
+  virtual void end(Pass&, int /*members*/) {}         // once a pass, when the team has finished
+  // Row-wise. These write the outputs and pass.quantized only, as several members may run them on the same rows.
   virtual void rows(Pass&, int64_t /*first*/, int64_t /*last*/) {}
   virtual void before(Pass&, int64_t /*first*/, int64_t /*last*/) {}
-  virtual void step(Pass&, int /*step*/, int /*member*/, int /*members*/) {}
   virtual void after(Pass&, int64_t /*first*/, int64_t /*last*/) {}
+  // Row-wise, after `rows` or `before`: what goes anywhere else. Each row once.
+  virtual void store(Pass&, int64_t /*first*/, int64_t /*last*/) {}
+  virtual bool reads_stored() const { return false; } // whether step 0 reads what other members stored; asked after `begin`
+  virtual void step(Pass&, int /*step*/, int /*member*/, int /*members*/) {}
+  virtual std::vector<int> remembered() const { return {}; }     // inputs of which every row leaves something in a state
+
+  // Rows that the operation computes begin here: all, where a later operation leaves something of them in a state.
+  int64_t first_row(const Pass& pass) const { return feeds_state ? 0 : pass.tail; }
+  bool feeds_state = true;                            // set by the program
   const std::vector<int> inputs, outputs;
 };
 

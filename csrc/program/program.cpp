@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "program/fuse.h"
 #include "runtime/error.h"
 #include "runtime/sampler.h"
 
@@ -23,7 +24,7 @@ Program::Program(std::vector<int64_t> widths, std::vector<StateSpec> states, con
   }
   std::vector<bool> written(widths_.size());
   Setting setting{widths_, states_, frequencies_, hidden_width_, input_width_, vocabulary_, borrows_};
-  for (const Attributes& a : operations) {
+  for (const Attributes& a : fuse(operations)) {
     for (int id : a.inputs)
       if (id < 0 || id >= static_cast<int>(widths_.size()) || !written[static_cast<size_t>(id)]) a.fail("reads buffer " + std::to_string(id) + " before anything wrote it");
     for (int id : a.outputs) {
@@ -35,22 +36,28 @@ Program::Program(std::vector<int64_t> widths, std::vector<StateSpec> states, con
   if (!vocabulary_) throw ModelError("a program needs an embedding or a head");
   plan_stages();
   plan_buffers();
-  pass_ = std::make_unique<Pass>(cpu::kernels());
-  pass_->widths = &widths_;
+  find_state_feeders();
 }
 
 void Program::plan_stages() {
   stages_.emplace_back();
+  by_row_.assign(widths_.size(), false);
+  int64_t floats = 0;
   for (const auto& op : operations_) {
-    if (!op->steps()) {
-      stages_.back().pieces.push_back({op.get(), &Operation::rows});
-      continue;
+    const bool collective = op->steps() > 0;
+    stages_.back().pieces.push_back({op.get(), collective ? &Operation::before : &Operation::rows, true});
+    for (int id : op->outputs) {
+      by_row_[static_cast<size_t>(id)] = !collective || op->rows_after();
+      if (by_row_[static_cast<size_t>(id)]) floats += widths_[static_cast<size_t>(id)];
     }
-    stages_.back().pieces.push_back({op.get(), &Operation::before});
+    if (!collective) continue;
+    for (int id : op->inputs) floats += widths_[static_cast<size_t>(id)];      // quantization
     stages_.back().collective = op.get();
     stages_.emplace_back();
-    stages_.back().pieces.push_back({op.get(), &Operation::after});
+    if (op->rows_after()) stages_.back().pieces.push_back({op.get(), &Operation::after, false});
   }
+  if (stages_.back().pieces.empty()) stages_.pop_back();
+  row_floats_a_stage_ = floats / static_cast<int64_t>(stages_.size());
 }
 
 // A buffer lives from the stage that writes it to the last that reads it; members of the team may be anywhere within a stage, so places are only
@@ -86,50 +93,104 @@ void Program::plan_buffers() {
     }
 }
 
-void Program::take_memory(int64_t rows) {
-  if (rows > rows_) {
-    memory_ = allocate(rows * floats_a_row_ * static_cast<int64_t>(sizeof(float)));
-    rows_ = rows;
+// What a row computes matters for later rows only where an operation remembers it; the rest is left out for rows of which nobody wants more.
+void Program::find_state_feeders() {
+  std::vector<bool> feeds(widths_.size(), false);
+  for (size_t i = operations_.size(); i-- > 0;) {
+    Operation& op = *operations_[i];
+    op.feeds_state = std::any_of(op.outputs.begin(), op.outputs.end(), [&](int id) { return feeds[static_cast<size_t>(id)]; });
+    for (int id : op.feeds_state ? op.inputs : op.remembered()) feeds[static_cast<size_t>(id)] = true;
+    for (int id : op.remembered()) feeds[static_cast<size_t>(id)] = true;
   }
-  pass_->buffers.resize(widths_.size());
-  for (size_t id = 0; id < widths_.size(); ++id) pass_->buffers[id] = reinterpret_cast<float*>(memory_.get()) + slot_[id] * rows_;
+}
+
+// Whether a team does better where every member takes every row through the row-wise pieces, instead of its own rows and a meeting after them.
+// A meeting costs about as much as some thousand floats of row-wise work, and the more the more come to it.
+bool Program::every_row_pays(int64_t rows, int members) const {
+  const int64_t own = (rows + members - 1) / members;
+  return members > 1 && rows <= 16 && (rows - own) * row_floats_a_stage_ <= 2048 * std::min(members, 8);
+}
+
+void Program::take_memory(int64_t rows, int members, bool every_row) {
+  const size_t spaces = every_row ? static_cast<size_t>(members) : 1;
+  while (workspaces_.size() < spaces) workspaces_.emplace_back();
+  for (size_t m = 0; m < spaces; ++m) {
+    Workspace& own = workspaces_[m];
+    if (rows > own.rows) {
+      own.memory = allocate(rows * floats_a_row_ * static_cast<int64_t>(sizeof(float)));
+      own.rows = rows;
+    }
+    own.buffers.resize(widths_.size());
+    const Workspace& common = workspaces_[0];
+    for (size_t id = 0; id < widths_.size(); ++id) {
+      const Workspace& space = by_row_[id] ? own : common;
+      own.buffers[id] = reinterpret_cast<float*>(space.memory.get()) + slot_[id] * space.rows;
+    }
+  }
+}
+
+void Program::find_angles() {
+  const size_t rows = batch_.positions.size();
+  batch_.cosines.resize(frequencies_.size());
+  batch_.sines.resize(frequencies_.size());
+  for (size_t t = 0; t < frequencies_.size(); ++t) {
+    const auto& f = frequencies_[t];
+    auto &cosines = batch_.cosines[t], &sines = batch_.sines[t];
+    cosines.resize(rows * f.size());
+    sines.resize(cosines.size());
+    for (size_t r = 0; r < rows; ++r)
+      for (size_t j = 0; j < f.size(); ++j) {
+        const float angle = static_cast<float>(batch_.positions[r]) * f[j];      // float32, as the reference has it
+        cosines[r * f.size() + j] = static_cast<float>(std::cos(static_cast<double>(angle)));
+        sines[r * f.size() + j] = static_cast<float>(std::sin(static_cast<double>(angle)));
+      }
+  }
 }
 
 void Program::run_pass(Pass& pass, int most_threads) {
   const int threads = team_size_.choose(pass.rows, most_threads);
+  const bool every_row = every_row_pays(pass.rows, threads);
   const auto started = std::chrono::steady_clock::now();
-  if (pass.scratch.size() < static_cast<size_t>(threads)) pass.scratch.resize(static_cast<size_t>(threads));
-  pass.cosines.resize(frequencies_.size());
-  pass.sines.resize(frequencies_.size());
-  for (size_t t = 0; t < frequencies_.size(); ++t) {
-    const auto& f = frequencies_[t];
-    pass.cosines[t].resize(static_cast<size_t>(pass.rows) * f.size());
-    pass.sines[t].resize(pass.cosines[t].size());
-    for (int64_t r = 0; r < pass.rows; ++r)
-      for (size_t j = 0; j < f.size(); ++j) {
-        const float angle = static_cast<float>(pass.positions[static_cast<size_t>(r)]) * f[j];      // float32, as the reference has it
-        pass.cosines[t][static_cast<size_t>(r) * f.size() + j] = static_cast<float>(std::cos(static_cast<double>(angle)));
-        pass.sines[t][static_cast<size_t>(r) * f.size() + j] = static_cast<float>(std::sin(static_cast<double>(angle)));
-      }
-  }
+  if (scratch_.size() < static_cast<size_t>(threads)) scratch_.resize(static_cast<size_t>(threads));
+  take_memory(pass.rows, threads, every_row);
+  pass.buffers = workspaces_[0].buffers;
   for (const auto& op : operations_) op->begin(pass, threads);
+  if (every_row)
+    for (int m = 1; m < threads; ++m) workspaces_[static_cast<size_t>(m)].quantized.match(workspaces_[0].quantized);
   ThreadPool::shared().run(threads, [&](int member, Team& team) {
-    const int64_t first = pass.rows * member / threads, last = pass.rows * (member + 1) / threads;
-    for (const Stage& stage : stages_) {
-      if (first < last)
-        for (const Piece& piece : stage.pieces) (piece.operation->*piece.run)(pass, first, last);
-      if (!stage.collective) continue;
-      team.barrier();
-      for (int s = 0; s < stage.collective->steps(); ++s) {
-        stage.collective->step(pass, s, member, threads);
-        team.barrier();
-      }
-    }
+    Workspace& own = workspaces_[every_row ? static_cast<size_t>(member) : 0];
+    run_member(pass.with(own.buffers, own.quantized), every_row, member, team);
   });
+  for (const auto& op : operations_) op->end(pass, threads);
   team_size_.report(pass.rows, most_threads, threads, std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
 }
 
+void Program::run_member(Pass pass, bool every_row, int member, Team& team) {
+  const int members = team.size();
+  const int64_t own_first = pass.rows * member / members, own_last = pass.rows * (member + 1) / members;
+  const int64_t first = every_row ? 0 : own_first, last = every_row ? pass.rows : own_last;
+  for (const Stage& stage : stages_) {
+    for (const Piece& piece : stage.pieces) {
+      Operation& op = *piece.operation;
+      const int64_t from = std::max(first, op.first_row(pass));
+      if (from < last) (op.*piece.run)(pass, from, last);
+      if (piece.stores && own_first < own_last) op.store(pass, own_first, own_last);
+    }
+    if (!stage.collective) continue;
+    if (!every_row || stage.collective->reads_stored()) team.barrier();
+    const int steps = stage.collective->steps();
+    for (int s = 0; s < steps; ++s) {
+      stage.collective->step(pass, s, member, members);
+      if (s + 1 < steps || &stage != &stages_.back()) team.barrier();          // the end of the region is a barrier too
+    }
+  }
+}
+
 void Program::run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, int threads, float* logits, int32_t* choices, float* hidden_out) {
+  append(parts, hidden, want, last_only, false, threads, logits, choices, hidden_out);
+}
+
+void Program::append(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out) {
   std::lock_guard<std::mutex> lock(busy_);
   threads = std::clamp(threads, 1, 255);
   for (const Append& p : parts) {
@@ -142,50 +203,63 @@ void Program::run(std::span<const Append> parts, const float* hidden, Want want,
       if (token < 0 || token >= vocabulary_) throw ArgumentError("token id " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary_));
   }
   if (input_width_ && !hidden) throw ArgumentError("this program needs hidden rows of width " + std::to_string(input_width_));
-  Pass& pass = *pass_;
-  pass.want = want;
-  std::vector<int32_t> tokens;
+  Batch& b = batch_;
   size_t part = 0, at = 0;                      // the next token to take
   int64_t done = 0, done_wanted = 0;            // rows and results of passes before
   while (part < parts.size()) {
-    pass.parts.clear();
-    pass.part_of.clear();
-    pass.positions.clear();
-    pass.wanted.clear();
-    pass.place.clear();
-    tokens.clear();
-    while (part < parts.size() && static_cast<int64_t>(tokens.size()) < max_pass_rows) {
+    for (auto* v : {&b.positions, &b.wanted, &b.place}) v->clear();
+    b.parts.clear();
+    b.part_of.clear();
+    b.tokens.clear();
+    while (part < parts.size() && static_cast<int64_t>(b.tokens.size()) < max_pass_rows) {
       const Append& p = parts[part];
-      const int64_t take = std::min(static_cast<int64_t>(p.tokens.size() - at), max_pass_rows - static_cast<int64_t>(tokens.size())), first = static_cast<int64_t>(tokens.size());
+      const int64_t first = static_cast<int64_t>(b.tokens.size()), take = std::min(static_cast<int64_t>(p.tokens.size() - at), max_pass_rows - first);
       const int64_t start = borrows_ ? p.borrowed->length() : (p.sequence ? p.sequence->length() : 0);
-      pass.parts.push_back({states_.empty() ? nullptr : p.sequence, p.borrowed, first, take, start});
+      b.parts.push_back({states_.empty() ? nullptr : p.sequence, p.borrowed, first, take, start});
       for (int64_t i = 0; i < take; ++i) {
-        tokens.push_back(p.tokens[at + static_cast<size_t>(i)]);
-        pass.part_of.push_back(static_cast<int32_t>(pass.parts.size()) - 1);
-        pass.positions.push_back(borrows_ ? start : start + i);
+        b.tokens.push_back(p.tokens[at + static_cast<size_t>(i)]);
+        b.part_of.push_back(static_cast<int32_t>(b.parts.size()) - 1);
+        b.positions.push_back(borrows_ ? start : start + i);
         const bool last = at + static_cast<size_t>(i) + 1 == p.tokens.size(), wanted = want != Want::none && (last || !last_only);
-        pass.place.push_back(wanted ? static_cast<int64_t>(pass.wanted.size()) : -1);
-        if (wanted) pass.wanted.push_back(first + i);
+        b.place.push_back(wanted ? static_cast<int64_t>(b.wanted.size()) : -1);
+        if (wanted) b.wanted.push_back(first + i);
       }
       if (!states_.empty()) p.sequence->reserve(start + take);
       at += static_cast<size_t>(take);
       if (at == p.tokens.size()) ++part, at = 0;
     }
-    pass.rows = static_cast<int64_t>(tokens.size());
-    take_memory(pass.rows);
-    pass.tokens = tokens.data();
-    pass.hidden_in = hidden ? hidden + done * input_width_ : nullptr;
-    pass.hidden_out = hidden_out ? hidden_out + done * hidden_width_ : nullptr;
-    pass.logits = logits ? logits + done_wanted * vocabulary_ : nullptr;
-    pass.choices = choices ? choices + done_wanted : nullptr;
+    find_angles();
+    const int64_t rows = static_cast<int64_t>(b.tokens.size());
+    if (workspaces_.empty()) workspaces_.emplace_back();
+    Pass pass{.kernels = cpu::kernels(),
+              .rows = rows,
+              .parts = b.parts,
+              .part_of = b.part_of,
+              .positions = b.positions,
+              .tokens = b.tokens.data(),
+              .hidden_in = hidden ? hidden + done * input_width_ : nullptr,
+              .hidden_out = hidden_out ? hidden_out + (last_hidden ? 0 : done * hidden_width_) : nullptr,
+              .tail = last_hidden ? rows - 1 : 0,
+              .want = want,
+              .wanted = b.wanted,
+              .place = b.place,
+              .logits = logits ? logits + done_wanted * vocabulary_ : nullptr,
+              .choices = choices ? choices + done_wanted : nullptr,
+              .cosines = b.cosines,
+              .sines = b.sines,
+              .buffers = {},
+              .widths = widths_,
+              .quantized = workspaces_[0].quantized,
+              .gated = gated_,
+              .scratch = scratch_};
     run_pass(pass, threads);
-    for (const Part& p : pass.parts)
+    for (const Part& p : b.parts)
       if (p.sequence) {
         p.sequence->advance(p.rows);
         if (p.rows > step_back) p.sequence->mark();
       }
-    done += pass.rows;
-    done_wanted += static_cast<int64_t>(pass.wanted.size());
+    done += rows;
+    done_wanted += static_cast<int64_t>(b.wanted.size());
   }
 }
 
@@ -193,20 +267,18 @@ std::vector<int32_t> Program::chain(const Append& start, const float* hidden, in
   if (steps < 1 || steps > step_back) throw ArgumentError("a chain of " + std::to_string(steps) + " drafts; expected 1 to " + std::to_string(step_back));
   if (hidden_width_ != input_width_) throw ModelError("a program whose hidden rows have width " + std::to_string(hidden_width_) + " and whose input has " + std::to_string(input_width_) + " cannot be chained");
   const int64_t rows = static_cast<int64_t>(start.tokens.size()), kept = (start.sequence ? start.sequence->length() : 0) + rows;
-  std::vector<float> out(static_cast<size_t>(std::max<int64_t>(rows, 1) * hidden_width_)), logits(sampler ? static_cast<size_t>(vocabulary_) : 0);
+  std::vector<float> out(static_cast<size_t>(hidden_width_)), fed(out.size()), logits(sampler ? static_cast<size_t>(vocabulary_) : 0);
   std::vector<int32_t> drafts;
-  std::vector<float> fed;
   Append next = start;
   int32_t token = 0;
   for (int i = 0; i < steps; ++i) {
-    run({&next, 1}, hidden, sampler ? Want::logits : Want::choice, true, threads, logits.data(), &token, out.data());
+    append({&next, 1}, hidden, sampler ? Want::logits : Want::choice, true, true, threads, logits.data(), &token, out.data());
     if (sampler) {
       token = sampler->choose(logits.data());
       sampler->push(token);
     }
     drafts.push_back(token);
-    fed.assign(out.end() - hidden_width_, out.end());
-    out.resize(static_cast<size_t>(hidden_width_));
+    fed.swap(out);
     hidden = fed.data();
     next.tokens = {&drafts.back(), 1};
   }

@@ -1,6 +1,7 @@
 // A model's forward pass, recorded once: operations over planned buffers, run as one parallel region a pass.
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -40,33 +41,55 @@ class Program {
   std::vector<int32_t> chain(const Append& start, const float* hidden, int steps, Sampler* sampler, int threads);
 
  private:
-  struct Piece {                       // of a row-wise stretch: which of an operation's row-wise functions
+  struct Piece {                       // of a row-wise stretch: which of an operation's row-wise functions, and whether `store` follows it
     Operation* operation;
     void (Operation::*run)(Pass&, int64_t, int64_t);
+    bool stores;
   };
-  struct Stage {                       // row-wise pieces, a barrier, then the steps of one operation, each followed by a barrier
+  struct Stage {                       // row-wise pieces, then the steps of one operation, each followed by a barrier
     std::vector<Piece> pieces;
     Operation* collective = nullptr;
   };
+  // The rows of the pass that is being put together.
+  struct Batch {
+    std::vector<Part> parts;
+    std::vector<int32_t> tokens, part_of;
+    std::vector<int64_t> positions, wanted, place;
+    std::vector<std::vector<float>> cosines, sines;
+  };
+  // Memory of one member: the buffers that row-wise operations write (of member 0: all buffers) and quantized activations.
+  struct Workspace {
+    std::shared_ptr<uint8_t> memory;
+    int64_t rows = 0;                  // that memory holds
+    std::vector<float*> buffers;
+    QuantizedRows quantized;
+  };
   void plan_stages();
   void plan_buffers();
+  void find_state_feeders();
+  void append(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out);
   void run_pass(Pass& pass, int threads);      // at most so many
-  void take_memory(int64_t rows);
+  void run_member(Pass pass, bool every_row, int member, Team& team);
+  bool every_row_pays(int64_t rows, int members) const;
+  void take_memory(int64_t rows, int members, bool every_row);
+  void find_angles();
 
   std::vector<int64_t> widths_;
   std::vector<StateSpec> states_;
   std::vector<std::unique_ptr<Operation>> operations_;
   std::vector<Stage> stages_;
   std::vector<int64_t> slot_;          // of a buffer: offset a row, in floats; buffers whose lives do not meet share it
-  int64_t floats_a_row_ = 0;
+  std::vector<bool> by_row_;           // whether row-wise code writes it
+  int64_t floats_a_row_ = 0, row_floats_a_stage_ = 0;
   std::vector<std::vector<float>> frequencies_;
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
   bool borrows_ = false;
 
   std::mutex busy_;                    // a program runs one pass at a time: its buffers and scratch are its own
-  std::shared_ptr<uint8_t> memory_;
-  int64_t rows_ = 0;                   // that memory_ holds
-  std::unique_ptr<Pass> pass_;
+  Batch batch_;
+  std::deque<Workspace> workspaces_;   // by member
+  QuantizedRows gated_;
+  std::vector<std::vector<float>> scratch_;
   TeamSize team_size_;
 };
 

@@ -1,6 +1,7 @@
 // One pass over rows of one or more sequences: what an operation sees while it runs.
 #pragma once
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "backends/cpu/kernels.h"
@@ -22,49 +23,57 @@ struct Part {
 // Memory for rows of quantized activations, shared by all matmuls of a program, so its strides follow from the columns at hand.
 class QuantizedRows {
  public:
-  void reserve(int64_t rows, int64_t columns) {
-    auto grow = [](auto& v, int64_t size) { if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size)); };
-    grow(q_, rows * columns);
-    for (auto* v : {&scale_, &sum_}) grow(*v, rows * (columns / 32));
-    grow(half_sum_, rows * (columns / 16));
-    grow(minus_, rows * (columns / 32));
-    grow(half_minus_, rows * (columns / 16));
-  }
-  cpu::QuantizedRow row(int64_t r, int64_t columns) {
-    const int64_t blocks = r * (columns / 32);
-    return {q_.data() + r * columns, scale_.data() + blocks, sum_.data() + blocks, half_sum_.data() + 2 * blocks, minus_.data() + blocks, half_minus_.data() + 2 * blocks};
+  void reserve(int64_t rows, int64_t columns) { grow(rows * columns); }
+  void match(const QuantizedRows& other) { grow(static_cast<int64_t>(other.q_.size())); }      // as large as the other
+  cpu::QuantizedRow row(int64_t r, int64_t columns, int64_t first_block = 0) {
+    const int64_t block = r * (columns / 32) + first_block;
+    return {q_.data() + r * columns + 32 * first_block, scale_.data() + block, sum_.data() + block, half_sum_.data() + 2 * block, minus_.data() + block, half_minus_.data() + 2 * block};
   }
 
  private:
+  void grow(int64_t values) {
+    auto to = [](auto& v, int64_t size) { if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size)); };
+    to(q_, values);
+    for (auto* v : {&scale_, &sum_}) to(*v, values / 32);
+    to(half_sum_, values / 16);
+    to(minus_, values / 32);
+    to(half_minus_, values / 16);
+  }
   std::vector<int8_t> q_;
   std::vector<float> scale_, sum_, half_sum_;
   std::vector<int32_t> minus_, half_minus_;
 };
 
+// A pass as one member of the team sees it: the buffers that row-wise operations write may be the member's own.
 struct Pass {
-  explicit Pass(const cpu::Kernels& k) : kernels(k) {}
   const cpu::Kernels& kernels;
-  int64_t rows = 0;
-  std::vector<Part> parts;
-  std::vector<int32_t> part_of;              // row -> index of its part
-  std::vector<int64_t> positions;            // row -> position in its sequence
-  const int32_t* tokens = nullptr;           // rows
-  const float* hidden_in = nullptr;          // rows x width of the `input` operation
-  float* hidden_out = nullptr;               // rows x width of the `hidden` operation; may be null
+  int64_t rows;
+  std::span<const Part> parts;
+  std::span<const int32_t> part_of;          // row -> index of its part
+  std::span<const int64_t> positions;        // row -> position in its sequence
+  const int32_t* tokens;                     // rows
+  const float* hidden_in;                    // rows x width of the `input` operation
+  float* hidden_out;                         // rows x width of the `hidden` operation, from row `tail` on; may be null
+  int64_t tail;                              // rows before it only leave their trace in the states: nothing else of them is wanted
 
-  Want want = Want::none;
-  std::vector<int64_t> wanted;               // rows whose logits or choices are wanted, ascending
-  std::vector<int64_t> place;                // row -> its index in wanted, or -1
-  float* logits = nullptr;                   // wanted x vocabulary
-  int32_t* choices = nullptr;                // wanted
+  Want want;
+  std::span<const int64_t> wanted;           // rows whose logits or choices are wanted, ascending
+  std::span<const int64_t> place;            // row -> its index in wanted, or -1
+  float* logits;                             // wanted x vocabulary
+  int32_t* choices;                          // wanted
 
-  std::vector<float*> buffers;               // by buffer id; rows x width
-  const std::vector<int64_t>* widths = nullptr;
-  std::vector<std::vector<float>> cosines, sines;       // by table of frequencies; rows x half
-  QuantizedRows quantized;                   // the input of the next matmul
-  std::vector<std::vector<float>> scratch;   // by member of the team
+  std::span<const std::vector<float>> cosines, sines;   // by table of frequencies; rows x half
+  std::span<float* const> buffers;           // by buffer id; rows x width
+  std::span<const int64_t> widths;
+  QuantizedRows& quantized;                  // the input of the next matmul
+  QuantizedRows& gated;                      // the gated values of a feed-forward block, of all members
+  std::vector<std::vector<float>>& scratch;  // by member of the team
 
-  float* row(int buffer, int64_t r) const { return buffers[static_cast<size_t>(buffer)] + r * (*widths)[static_cast<size_t>(buffer)]; }
+  // The same pass with another member's memory.
+  Pass with(std::span<float* const> own_buffers, QuantizedRows& own_quantized) const {
+    return {kernels, rows, parts, part_of, positions, tokens, hidden_in, hidden_out, tail, want, wanted, place, logits, choices, cosines, sines, own_buffers, widths, own_quantized, gated, scratch};
+  }
+  float* row(int buffer, int64_t r) const { return buffers[static_cast<size_t>(buffer)] + r * widths[static_cast<size_t>(buffer)]; }
   float* member_scratch(int member, int64_t floats) {
     auto& s = scratch[static_cast<size_t>(member)];
     if (static_cast<int64_t>(s.size()) < floats) s.resize(static_cast<size_t>(floats));

@@ -86,7 +86,13 @@ void Sequence::reserve(int64_t end) {
   for (KvCache& kv : kvs_) kv.reserve(end);
 }
 
-void Sequence::advance(int64_t rows) { length_ += rows; }
+void Sequence::advance(int64_t rows) {
+  length_ += rows;
+  for (DeltaState& d : deltas_) {
+    d.pending = std::min(rows, step_back);
+    d.base = length_ - d.pending;
+  }
+}
 
 void Sequence::mark() {
   if (!deltas_.empty()) mark_ = std::make_shared<const Mark>(Mark{length_, deltas_});
