@@ -130,6 +130,8 @@ void Program::take_memory(int64_t rows, int members, bool every_row) {
 }
 
 void Program::find_angles() {
+  if (batch_.positions == batch_.turned) return;               // a chain whose steps stand at one position
+  batch_.turned = batch_.positions;
   const size_t rows = batch_.positions.size();
   batch_.cosines.resize(frequencies_.size());
   batch_.sines.resize(frequencies_.size());

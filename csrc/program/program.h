@@ -55,6 +55,7 @@ class Program {
     std::vector<Part> parts;
     std::vector<int32_t> tokens, part_of;
     std::vector<int64_t> positions, wanted, place;
+    std::vector<int64_t> turned;       // positions whose angles these are
     std::vector<std::vector<float>> cosines, sines;
   };
   // Memory of one member: the buffers that row-wise operations write (of member 0: all buffers) and quantized activations.

@@ -6,6 +6,11 @@ using bytes32 = __m256i;
 
 static inline f32x8 load(const float* p) { return _mm256_loadu_ps(p); }
 static inline void store(float* p, f32x8 a) { _mm256_storeu_ps(p, a); }
+// Stays in a register: otherwise the compiler reads a value with two users twice, and reading is what is scarce there.
+static inline f32x8 kept(f32x8 a) {
+  asm("" : "+x"(a));
+  return a;
+}
 static inline f32x8 broadcast(float a) { return _mm256_set1_ps(a); }
 static inline f32x8 add(f32x8 a, f32x8 b) { return _mm256_add_ps(a, b); }
 static inline f32x8 sub(f32x8 a, f32x8 b) { return _mm256_sub_ps(a, b); }
@@ -28,7 +33,7 @@ static inline float max_lane(f32x8 a) {
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));
   return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
-static inline f32x8 sums(const f32x8 a[8]) {
+[[gnu::always_inline]] static inline f32x8 sums(const f32x8 a[8]) {
   // Halves first (l + l+4), then l + l+2, then l + l+1: the tree of sum(), eight at once.
   __m128 h[8];
   for (int i = 0; i < 8; ++i) h[i] = _mm_add_ps(_mm256_castps256_ps128(a[i]), _mm256_extractf128_ps(a[i], 1));

@@ -18,6 +18,7 @@ struct i32x8 {
 
 static inline f32x8 load(const float* p) { f32x8 r; memcpy(r.lane, p, 32); return r; }
 static inline void store(float* p, f32x8 a) { memcpy(p, a.lane, 32); }
+static inline f32x8 kept(f32x8 a) { return a; }      // see avx2/vectors.inl
 static inline f32x8 broadcast(float a) { f32x8 r; EACH_LANE r.lane[i] = a; return r; }
 static inline f32x8 add(f32x8 a, f32x8 b) { f32x8 r; EACH_LANE r.lane[i] = a.lane[i] + b.lane[i]; return r; }
 static inline f32x8 sub(f32x8 a, f32x8 b) { f32x8 r; EACH_LANE r.lane[i] = a.lane[i] - b.lane[i]; return r; }

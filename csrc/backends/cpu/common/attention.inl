@@ -1,19 +1,20 @@
 // Attention over one chunk of 256 cached positions, and the join of chunks.
 // Chunks lie at multiples of 256 from position 0 and are joined in order, whoever computes them; within one, every sum follows the positions.
-// A block of 32 positions is widened to float32 once and serves all queries, so k rows and all heads of a group share one read of the cache.
+// A block of 32 positions is widened to float32 once and serves all queries, so k rows and all heads of a group share one read of the cache; one or two
+// queries read it as it is.
 
-static inline f32x8 load_kv(const void* p, KvType type, int64_t i) {
-  if (type == KvType::f16) return load_f16(static_cast<const uint16_t*>(p) + i);
-  if (type == KvType::bf16) return load_bf16(static_cast<const uint16_t*>(p) + i);
-  return load(static_cast<const float*>(p) + i);
-}
+static inline f32x8 load_cached(const float* p) { return load(p); }
+struct Half { uint16_t bits; };
+static inline f32x8 load_cached(const Half* p) { return load_f16(&p->bits); }
+struct Brain { uint16_t bits; };
+static inline f32x8 load_cached(const Brain* p) { return load_bf16(&p->bits); }
 
-static inline void widen(const void* from, KvType type, int64_t at, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i += 8) store(to + i, load_kv(from, type, at + i));
+template <class T> static inline void widen(const T* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += 8) store(to + i, load_cached(from + i));
 }
 
 // Scores of QUERIES queries against eight cached keys; which queries run together changes no bit of them.
-template <int QUERIES> static inline void eight_scores(const float* const* q, const float* keys, int64_t head, float scale, float* const* scores) {
+template <int QUERIES, class T> [[gnu::always_inline]] static inline void eight_scores(const float* const* q, const T* keys, int64_t head, float scale, float* const* scores) {
   f32x8 dots[QUERIES][8];
 #pragma GCC unroll 2
   for (int start = 0; start < 8; start += 4) {
@@ -22,11 +23,11 @@ template <int QUERIES> static inline void eight_scores(const float* const* q, co
     for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) acc[i][p] = broadcast(0.0f);
-    const float* k = keys + start * head;
+    const T* k = keys + start * head;
     for (int64_t d = 0; d < head; d += 8)
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) {
-        f32x8 key = load(k + p * head + d);
+        f32x8 key = kept(load_cached(k + p * head + d));
 #pragma GCC unroll 2
         for (int i = 0; i < QUERIES; ++i) acc[i][p] = fma(load(q[i] + d), key, acc[i][p]);
       }
@@ -39,7 +40,7 @@ template <int QUERIES> static inline void eight_scores(const float* const* q, co
 }
 
 // value += sum over the positions from..to-1 of weight * value row, position after position.
-template <int QUERIES, int VECTORS> static inline void weighted_sum(const float* const* weights, const float* values, int64_t head, int64_t from, int64_t to, float* const* value, int64_t d) {
+template <int QUERIES, int VECTORS, class T> [[gnu::always_inline]] static inline void weighted_sum(const float* const* weights, const T* values, int64_t head, int64_t from, int64_t to, float* const* value, int64_t d) {
   f32x8 acc[QUERIES][VECTORS];
 #pragma GCC unroll 2
   for (int i = 0; i < QUERIES; ++i)
@@ -48,7 +49,7 @@ template <int QUERIES, int VECTORS> static inline void weighted_sum(const float*
   for (int64_t j = from; j < to; ++j) {
     f32x8 row[VECTORS];
 #pragma GCC unroll 4
-    for (int v = 0; v < VECTORS; ++v) row[v] = load(values + j * head + d + 8 * v);
+    for (int v = 0; v < VECTORS; ++v) row[v] = kept(load_cached(values + j * head + d + 8 * v));
 #pragma GCC unroll 2
     for (int i = 0; i < QUERIES; ++i) {
       f32x8 p = broadcast(weights[i][j]);
@@ -62,7 +63,7 @@ template <int QUERIES, int VECTORS> static inline void weighted_sum(const float*
     for (int v = 0; v < VECTORS; ++v) store(value[i] + d + 8 * v, acc[i][v]);
 }
 
-template <int QUERIES> static inline void weighted_sums(const float* const* weights, const float* values, int64_t head, int64_t from, int64_t to, float* const* value) {
+template <int QUERIES, class T> [[gnu::always_inline]] static inline void weighted_sums(const float* const* weights, const T* values, int64_t head, int64_t from, int64_t to, float* const* value) {
   int64_t d = 0;
   for (; d + 32 <= head; d += 32) weighted_sum<QUERIES, 4>(weights, values, head, from, to, value, d);
   for (; d < head; d += 8) weighted_sum<QUERIES, 1>(weights, values, head, from, to, value, d);
@@ -89,8 +90,9 @@ static inline void weigh(float* s, int32_t first, int32_t last, float* largest, 
   *total = sum(sums_of_lanes);
 }
 
-static void attention_chunk(const AttentionCall& c) {
+template <class T> static inline void attend_to(const AttentionCall& c, const T* keys, const T* values) {
   const int64_t head = c.head;
+  const bool as_it_is = c.queries <= 2;
   float* block = c.scratch + c.queries * chunk_positions;
   int32_t low = chunk_positions, high = 0;
   for (int64_t i = 0; i < c.queries; ++i) {
@@ -99,8 +101,7 @@ static void attention_chunk(const AttentionCall& c) {
     high = c.last[i] > high ? c.last[i] : high;
   }
   auto scores_of = [&](int64_t i) { return c.scratch + i * chunk_positions; };
-  for (int64_t start = low / 32 * 32; start < high; start += 32) {
-    widen(c.keys, c.type, start * head, 32 * head, block);
+  auto score = [&](const auto* of, int64_t start) {             // of: 32 keys
     for (int64_t i = 0; i < c.queries; i += 2)
       for (int64_t j = start; j < start + 32; j += 8) {
         auto needs = [&](int64_t n) { return n < c.queries && j < c.last[n] && j + 8 > c.first[n]; };
@@ -109,16 +110,23 @@ static void attention_chunk(const AttentionCall& c) {
         int count = 0;
         for (int64_t n = i; n < i + 2; ++n)
           if (needs(n)) q[count] = c.q + c.offset[n], scores[count++] = scores_of(n) + j;
-        if (count == 2) eight_scores<2>(q, block + (j - start) * head, head, c.scale, scores);
-        else if (count == 1) eight_scores<1>(q, block + (j - start) * head, head, c.scale, scores);
+        if (count == 2) eight_scores<2>(q, of + (j - start) * head, head, c.scale, scores);
+        else if (count == 1) eight_scores<1>(q, of + (j - start) * head, head, c.scale, scores);
       }
+  };
+  for (int64_t start = low / 32 * 32; start < high; start += 32) {
+    if (as_it_is) {
+      score(keys + start * head, start);
+      continue;
+    }
+    widen(keys + start * head, 32 * head, block);
+    score(block, start);
   }
   for (int64_t i = 0; i < c.queries; ++i) {
     for (int64_t d = 0; d < head; d += 8) store(c.value + i * head + d, broadcast(0.0f));
     weigh(scores_of(i), c.first[i], c.last[i], c.largest + i, c.total + i);
   }
-  for (int64_t start = low / 32 * 32; start < high; start += 32) {
-    widen(c.values, c.type, start * head, 32 * head, block);
+  auto sum_up = [&](const auto* of, int64_t start) {            // of: 32 values
     auto range = [&](int64_t i, int64_t& from, int64_t& to) {
       from = c.first[i] > start ? c.first[i] - start : 0;
       to = c.last[i] < start + 32 ? c.last[i] - start : 32;
@@ -130,13 +138,29 @@ static void attention_chunk(const AttentionCall& c) {
       const float* weights[2] = {scores_of(i) + start, scores_of(i + 1) + start};
       float* value[2] = {c.value + i * head, c.value + (i + 1) * head};
       if (from == next_from && to == next_to) {                  // heads of one row, rows well before the end
-        if (from < to) weighted_sums<2>(weights, block, head, from, to, value);
+        if (from < to) weighted_sums<2>(weights, of, head, from, to, value);
         i += 2;
       } else {
-        if (from < to) weighted_sums<1>(weights, block, head, from, to, value);
+        if (from < to) weighted_sums<1>(weights, of, head, from, to, value);
         ++i;
       }
     }
+  };
+  for (int64_t start = low / 32 * 32; start < high; start += 32) {
+    if (as_it_is) {
+      sum_up(values + start * head, start);
+      continue;
+    }
+    widen(values + start * head, 32 * head, block);
+    sum_up(block, start);
+  }
+}
+
+static void attention_chunk(const AttentionCall& c) {
+  switch (c.type) {
+    case KvType::f16: return attend_to(c, static_cast<const Half*>(c.keys), static_cast<const Half*>(c.values));
+    case KvType::bf16: return attend_to(c, static_cast<const Brain*>(c.keys), static_cast<const Brain*>(c.values));
+    case KvType::f32: return attend_to(c, static_cast<const float*>(c.keys), static_cast<const float*>(c.values));
   }
 }
 

@@ -41,11 +41,14 @@ static inline f32x8 load_some(const float* p, int64_t n) {
   return load(part);
 }
 
+// Four chains, as one would wait for itself.
 static inline float sum_of_products(const float* a, const float* b, int64_t n) {
-  f32x8 total = broadcast(0.0f);
-  for (int64_t i = 0; i < n; i += 8) {
-    f32x8 x = load_some(a + i, n - i);
-    total = fma(x, a == b ? x : load_some(b + i, n - i), total);
-  }
-  return sum(total);
+  f32x8 total[4];
+  for (f32x8& t : total) t = broadcast(0.0f);
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32)
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) total[j] = fma(load(a + i + 8 * j), load(b + i + 8 * j), total[j]);
+  for (; i < n; i += 8) total[0] = fma(load_some(a + i, n - i), load_some(b + i, n - i), total[0]);
+  return sum(add(add(total[0], total[1]), add(total[2], total[3])));
 }
