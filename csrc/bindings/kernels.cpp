@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <sstream>
+#include <variant>
 
 #include "bindings/arrays.h"
 #include "ops/matmul.h"
@@ -13,16 +14,22 @@
 namespace skipstone {
 namespace {
 
-std::shared_ptr<Weight> make_weight(const std::string& type, int64_t rows, int64_t columns, const ByteArray& data) {
-  if (data.ndim() != 1) throw ArgumentError("weight data of shape " + shape_of(data) + "; expected one dimension of bytes");
-  auto owner = std::shared_ptr<void>(new ByteArray(data), [](void* p) {
+std::shared_ptr<Weight> make_weight(const std::string& type, int64_t rows, int64_t columns, const std::variant<ByteArray, std::vector<ByteArray>>& data) {
+  using Arrays = std::vector<ByteArray>;
+  const Arrays arrays = std::holds_alternative<Arrays>(data) ? std::get<Arrays>(data) : Arrays{std::get<ByteArray>(data)};
+  std::vector<const uint8_t*> experts;
+  for (const ByteArray& array : arrays) {
+    if (array.ndim() != 1) throw ArgumentError("weight data of shape " + shape_of(array) + "; expected one dimension of bytes");
+    if (array.size() != arrays[0].size()) throw ArgumentError("the experts of a weight have " + std::to_string(arrays[0].size()) + " and " + std::to_string(array.size()) + " bytes; expected the same");
+    experts.push_back(array.data());
+  }
+  const int64_t size = arrays.empty() ? 0 : arrays[0].size();
+  auto owner = std::shared_ptr<void>(new Arrays(arrays), [](void* p) {
     py::gil_scoped_acquire locked;
-    delete static_cast<ByteArray*>(p);
+    delete static_cast<Arrays*>(p);
   });
-  const uint8_t* bytes = data.data();
-  const int64_t size = data.size();
   py::gil_scoped_release unlocked;
-  return std::make_shared<Weight>(type, rows, columns, bytes, size, owner);
+  return std::make_shared<Weight>(type, rows, columns, std::move(experts), size, owner);
 }
 
 const cpu::Kernels& kernels_named(const std::string& isa) {
@@ -34,6 +41,7 @@ const cpu::Kernels& kernels_named(const std::string& isa) {
 py::array_t<float> matmul(const FloatArray& x, const std::shared_ptr<Weight>& weight, int threads, const std::string& isa) {
   if (x.ndim() != 2 || x.shape(1) != weight->columns())
     throw ArgumentError("x has shape " + shape_of(x) + "; expected (rows, " + std::to_string(weight->columns()) + ")");
+  if (weight->experts() != 1) throw ArgumentError("the weight holds " + std::to_string(weight->experts()) + " experts; expected one matrix");
   const cpu::Kernels& kernels = kernels_named(isa);
   const int64_t rows = x.shape(0), columns = weight->columns();
   py::array_t<float> y({rows, weight->rows()});
@@ -84,11 +92,12 @@ double read_bandwidth(int threads, int64_t megabytes) {
 void bind_kernels(py::module_& m) {
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A weight matrix in a GGUF type, laid out for this machine when it is first multiplied.")
       .def(py::init(&make_weight), py::arg("type"), py::arg("rows"), py::arg("columns"), py::arg("data"),
-           "data: uint8 (bytes,), the matrix row after row as a GGUF file holds it; it is referred to, not copied.")
+           "data: uint8 (bytes,), the matrix row after row as a GGUF file holds it, or a list of such arrays, one for each expert of a mixture; referred to, not copied.")
       .def_property_readonly("type", [](const Weight& w) { return std::string(w.type().name); })
       .def_property_readonly("rows", &Weight::rows)
       .def_property_readonly("columns", &Weight::columns)
-      .def_property_readonly("bytes", &Weight::bytes, "Bytes of the matrix in the file: what one pass reads.");
+      .def_property_readonly("experts", &Weight::experts, "Matrices of that shape: 1 but for a mixture's experts.")
+      .def_property_readonly("bytes", &Weight::bytes, "Bytes of the matrices in the file.");
   m.def("matmul", &matmul, py::arg("x"), py::arg("weight"), py::arg("threads") = 0, py::arg("isa") = "",
         "x (rows, columns) float32 times the transpose of weight (n, columns): float32 (rows, n). threads 0: all usable cores.");
   m.def("isa", [] { return std::string(cpu::kernels().name); }, "The instruction set that runs: SKIPSTONE_ISA, or the best of this machine.");

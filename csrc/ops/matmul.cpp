@@ -30,6 +30,7 @@ class Matmul final : public Operation {
   std::vector<const cpu::Matrix*> prepare(const Attributes& a, Setting& s) {
     std::vector<const cpu::Matrix*> matrices;
     for (size_t i = 0; i < weights_.size(); ++i) {
+      if (weights_[i]->experts() != 1) a.fail("weight " + std::to_string(i) + " holds " + std::to_string(weights_[i]->experts()) + " experts; expected one matrix");
       if (weights_[i]->columns() != columns_) a.fail("weight " + std::to_string(i) + " has " + std::to_string(weights_[i]->columns()) + " columns; expected " + std::to_string(columns_));
       expect_width(a, s, outputs[i], weights_[i]->rows());
       matrices.push_back(&weights_[i]->for_matmul(cpu::kernels()));

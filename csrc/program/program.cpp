@@ -253,6 +253,7 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
               .widths = widths_,
               .quantized = workspaces_[0].quantized,
               .gated = gated_,
+              .mixture = mixture_,
               .scratch = scratch_};
     run_pass(pass, threads);
     for (const Part& p : b.parts)

@@ -90,6 +90,7 @@ class Program {
   Batch batch_;
   std::deque<Workspace> workspaces_;   // by member
   QuantizedRows gated_;
+  Mixture mixture_;
   std::vector<std::vector<float>> scratch_;
   TeamSize team_size_;
 };

@@ -1,5 +1,6 @@
 // One pass over rows of one or more sequences: what an operation sees while it runs.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -29,6 +30,16 @@ class QuantizedRows {
     const int64_t block = r * (columns / 32) + first_block;
     return {q_.data() + r * columns + 32 * first_block, scale_.data() + block, sum_.data() + block, half_sum_.data() + 2 * block, minus_.data() + block, half_minus_.data() + 2 * block};
   }
+  void copy(int64_t r, const cpu::QuantizedRow& from, int64_t columns) {
+    const cpu::QuantizedRow to = row(r, columns);
+    const int64_t blocks = columns / 32;
+    std::copy_n(from.q, columns, to.q);
+    std::copy_n(from.scale, blocks, to.scale);
+    std::copy_n(from.sum, blocks, to.sum);
+    std::copy_n(from.half_sum, 2 * blocks, to.half_sum);
+    std::copy_n(from.minus, blocks, to.minus);
+    std::copy_n(from.half_minus, 2 * blocks, to.half_minus);
+  }
 
  private:
   void grow(int64_t values) {
@@ -42,6 +53,21 @@ class QuantizedRows {
   std::vector<int8_t> q_;
   std::vector<float> scale_, sum_, half_sum_;
   std::vector<int32_t> minus_, half_minus_;
+};
+
+// What the experts of one layer work with, shared by the layers. A pair is a row and one of its experts; pairs are numbered expert by expert.
+struct Mixture {
+  QuantizedRows quantized;                   // pairs x F, what the second matmul of an expert reads
+  std::vector<float> gated, made;            // pairs x F, the same for unquantized weights; pairs x H, what it writes
+  struct Member {                            // each member of the team works this out for itself
+    std::vector<int32_t> chosen;             // rows x used: each row's experts, best first
+    std::vector<float> share;                // rows x used
+    std::vector<int32_t> first;              // by expert, and one more: the first of its pairs
+    std::vector<int32_t> row, pair;          // by pair: its row; by row x used: its pair
+    QuantizedRows quantized;                 // the rows that one expert reads, together
+    std::vector<float> plain;
+  };
+  std::vector<Member> members;
 };
 
 // A pass as one member of the team sees it: the buffers that row-wise operations write may be the member's own.
@@ -67,11 +93,12 @@ struct Pass {
   std::span<const int64_t> widths;
   QuantizedRows& quantized;                  // the input of the next matmul
   QuantizedRows& gated;                      // the gated values of a feed-forward block, of all members
+  Mixture& mixture;
   std::vector<std::vector<float>>& scratch;  // by member of the team
 
   // The same pass with another member's memory.
   Pass with(std::span<float* const> own_buffers, QuantizedRows& own_quantized) const {
-    return {kernels, rows, parts, part_of, positions, tokens, hidden_in, hidden_out, tail, want, wanted, place, logits, choices, cosines, sines, own_buffers, widths, own_quantized, gated, scratch};
+    return {kernels, rows, parts, part_of, positions, tokens, hidden_in, hidden_out, tail, want, wanted, place, logits, choices, cosines, sines, own_buffers, widths, own_quantized, gated, mixture, scratch};
   }
   float* row(int buffer, int64_t r) const { return buffers[static_cast<size_t>(buffer)] + r * widths[static_cast<size_t>(buffer)]; }
   float* member_scratch(int member, int64_t floats) {

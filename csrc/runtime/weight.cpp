@@ -24,7 +24,8 @@ std::shared_ptr<uint8_t> allocate(int64_t bytes) {
   return std::shared_ptr<uint8_t>(static_cast<uint8_t*>(p), [](uint8_t* q) { std::free(q); });
 }
 
-Weight::Weight(const std::string& type, int64_t rows, int64_t columns, const uint8_t* data, int64_t bytes, std::shared_ptr<void> owner) : owner_(std::move(owner)) {
+Weight::Weight(const std::string& type, int64_t rows, int64_t columns, std::vector<const uint8_t*> experts, int64_t bytes, std::shared_ptr<void> owner)
+    : sources_(std::move(experts)), owner_(std::move(owner)) {
   const formats::TypeInfo* info = formats::find(type);
   if (!info) throw ArgumentError("weight type '" + type + "' is unknown");
   constexpr int64_t limit = int64_t{1} << 40;
@@ -35,7 +36,8 @@ Weight::Weight(const std::string& type, int64_t rows, int64_t columns, const uin
   if (bytes / row_bytes != rows || bytes % row_bytes)
     throw ArgumentError("a weight of type " + type + " and shape (" + std::to_string(rows) + ", " + std::to_string(columns) + ") has " + std::to_string(bytes) + " bytes; expected " +
                         std::to_string(rows) + " x " + std::to_string(row_bytes));
-  matrix_ = {info, rows, columns, data, row_bytes, 0, nullptr, 0};
+  if (sources_.empty()) throw ArgumentError("a weight without experts");
+  matrix_ = {info, rows, columns, sources_[0], row_bytes, 0, nullptr, 0};
 }
 
 const cpu::Matrix& Weight::for_matmul(const cpu::Kernels& kernels) {
@@ -50,13 +52,16 @@ void Weight::pack(Packed& to, int64_t group_rows) const {
   m.group_rows = group_rows;
   const cpu::MatmulLayout* layout = cpu::find_layout(m.type->id);
   m.group_bytes = group_rows / 8 * layout->eight_rows_bytes(m.columns);
-  const int64_t groups = cpu::group_count(m);
-  to.memory = allocate(groups * m.group_bytes + 8192);     // kernels prefetch a little beyond the end
+  const int64_t groups = cpu::group_count(m), all = experts() * groups;
+  to.memory = allocate(all * m.group_bytes + 8192);     // kernels prefetch a little beyond the end
   const std::vector<uint8_t> zeros(static_cast<size_t>(m.row_bytes));
   ThreadPool::shared().run(usable_cores(), [&](int member, Team& team) {
-    for (int64_t g = groups * member / team.size(); g < groups * (member + 1) / team.size(); ++g) {
-      const uint8_t* rows[16];
-      for (int64_t r = 0; r < group_rows; ++r) rows[r] = g * group_rows + r < m.rows ? m.source + (g * group_rows + r) * m.row_bytes : zeros.data();
+    for (int64_t g = all * member / team.size(); g < all * (member + 1) / team.size(); ++g) {
+      const uint8_t *rows[16], *source = data(g / groups);
+      for (int64_t r = 0; r < group_rows; ++r) {
+        const int64_t row = g % groups * group_rows + r;
+        rows[r] = row < m.rows ? source + row * m.row_bytes : zeros.data();
+      }
       layout->pack[group_rows / 8 - 1](rows, m.columns, to.memory.get() + g * m.group_bytes);
     }
   });

@@ -1,9 +1,10 @@
-// A weight matrix: the bytes of the file, and, once a matmul wants it, the same bits laid out for the machine.
+// A weight matrix, or the matrices of a mixture's experts: the bytes of the file, and, once a matmul wants them, the same bits laid out for the machine.
 #pragma once
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "backends/cpu/kernels.h"
 
@@ -12,15 +13,25 @@ namespace skipstone {
 class Weight {
  public:
   // (rows, columns) of `type`; data: rows x columns in the file's layout, `bytes` in all, kept alive by `owner`.
-  Weight(const std::string& type, int64_t rows, int64_t columns, const uint8_t* data, int64_t bytes, std::shared_ptr<void> owner);
+  Weight(const std::string& type, int64_t rows, int64_t columns, const uint8_t* data, int64_t bytes, std::shared_ptr<void> owner)
+      : Weight(type, rows, columns, std::vector<const uint8_t*>{data}, bytes, std::move(owner)) {}
+  // One matrix of that shape for each expert, `bytes` each.
+  Weight(const std::string& type, int64_t rows, int64_t columns, std::vector<const uint8_t*> experts, int64_t bytes, std::shared_ptr<void> owner);
 
   const formats::TypeInfo& type() const { return *matrix_.type; }
   int64_t rows() const { return matrix_.rows; }
   int64_t columns() const { return matrix_.columns; }
-  const uint8_t* data() const { return matrix_.source; }      // file layout, row after row
-  int64_t bytes() const { return matrix_.rows * matrix_.row_bytes; }
+  int64_t experts() const { return static_cast<int64_t>(sources_.size()); }                             // 1: an ordinary matrix
+  const uint8_t* data(int64_t expert = 0) const { return sources_[static_cast<size_t>(expert)]; }      // file layout, row after row
+  int64_t bytes() const { return experts() * matrix_.rows * matrix_.row_bytes; }
 
-  const cpu::Matrix& for_matmul(const cpu::Kernels& kernels);      // lays out anew at the first call for kernels of this group size
+  const cpu::Matrix& for_matmul(const cpu::Kernels& kernels);      // lays out anew at the first call for kernels of this group size; the first expert's
+  cpu::Matrix for_matmul(const cpu::Kernels& kernels, int64_t expert) {
+    cpu::Matrix m = for_matmul(kernels);
+    m.packed += expert * cpu::group_count(m) * m.group_bytes;
+    m.source = data(expert);
+    return m;
+  }
   void row(int64_t index, float* out) const;           // dequantized, columns() floats
 
  private:
@@ -31,6 +42,7 @@ class Weight {
   };
   void pack(Packed& to, int64_t group_rows) const;
   cpu::Matrix matrix_{};
+  std::vector<const uint8_t*> sources_;                // by expert
   std::shared_ptr<void> owner_;
   Packed packed_[2];                                   // in groups of 8 and of 16 rows; one is used unless tests ask for other kernels
 };

@@ -16,6 +16,10 @@ def weight(rows: int, columns: int) -> Any:
     return _native.Weight("F32", rows, columns, np.zeros(4 * rows * columns, np.uint8))
 
 
+def stack(experts: int, rows: int, columns: int) -> Any:
+    return _native.Weight("F32", rows, columns, [np.zeros(4 * rows * columns, np.uint8)] * experts)
+
+
 def vector(n: int) -> np.ndarray:
     return np.ones(n, np.float32)
 
@@ -67,13 +71,15 @@ def test_a_pass_with_every_operation() -> None:
     )
     x = b.add(x, b.matmul(y, weight(16, 32)))
     gate, up = b.matmul(x, weight(24, 16), weight(24, 16))
-    h = b.rms_norm(b.matmul(b.glu(gate, up, "silu"), weight(16, 24)), vector(16), 1e-6)
+    shared = b.sigmoid_gate(b.matmul(b.glu(gate, up, "silu"), weight(16, 24)), b.matmul(x, weight(1, 16)))
+    y = b.experts(x, b.matmul(x, weight(4, 16)), *(stack(4, *shape) for shape in ((24, 16), (24, 16), (16, 24))), used=2, activation="silu")
+    h = b.rms_norm(b.add(y, shared), vector(16), 1e-6)
     b.hidden(h)
     b.head(h, weight(5, 16), 30.0)
     spec = b.spec()
     kinds = [op["kind"] for op in spec["ops"]]
     assert kinds[:4] == ["embed", "input", "concat", "matmul"] and kinds[-2:] == ["hidden", "head"]
-    assert {"rms_norm", "split_heads", "rope", "attention", "sigmoid_gate", "add", "delta_net", "glu"} < set(kinds)
+    assert {"rms_norm", "split_heads", "rope", "attention", "sigmoid_gate", "add", "delta_net", "glu", "experts"} < set(kinds)
     assert [s["kind"] for s in spec["states"]] == ["kv", "delta"]
     outputs = [i for op in spec["ops"] for i in op["outputs"]]
     assert outputs == list(range(len(spec["widths"])))  # each buffer is written once

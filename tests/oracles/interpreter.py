@@ -19,8 +19,10 @@ STEP_BACK = 32  # rows that every state can go back
 class Weight:
     """Takes the place of _native.Weight: the same arguments, the matrix dequantized on demand."""
 
-    def __init__(self, type: str, rows: int, columns: int, data: np.ndarray) -> None:
-        self.type, self.rows, self.columns, self._data, self.bytes = type, rows, columns, data, data.nbytes
+    def __init__(self, type: str, rows: int, columns: int, data: np.ndarray | list[np.ndarray]) -> None:
+        arrays = data if isinstance(data, list) else [data]
+        self.type, self.rows, self.columns, self.experts = type, rows, columns, len(arrays)
+        self._data, self.bytes = np.concatenate(arrays) if len(arrays) > 1 else arrays[0], sum(a.nbytes for a in arrays)
         self._dense: dict[Any, np.ndarray] = {}
 
     @property
@@ -28,11 +30,17 @@ class Weight:
         return self.type not in ("F32", "F16", "BF16")
 
     def dense(self, dtype: Any = np.float32) -> np.ndarray:
-        """(rows, columns)"""
+        """(rows, columns), or of experts (experts, rows, columns)"""
         if dtype not in self._dense:
             values = gguf.dequantize(self._data, gguf.GGMLQuantizationType[self.type])
-            self._dense[dtype] = values.reshape(self.rows, self.columns).astype(dtype)
+            shape = (self.rows, self.columns) if self.experts == 1 else (self.experts, self.rows, self.columns)
+            self._dense[dtype] = values.reshape(shape).astype(dtype)
         return self._dense[dtype]
+
+    def expert(self, e: int) -> Weight:
+        """One expert's matrix alone."""
+        size = len(self._data) // self.experts
+        return Weight(self.type, self.rows, self.columns, self._data[e * size : (e + 1) * size])
 
 
 def round_to(x: np.ndarray, kv_type: str) -> np.ndarray:
@@ -236,6 +244,21 @@ class Interpreter:
 
     def _glu(self, op: Any, gate: np.ndarray, up: np.ndarray, **_: Any) -> list[np.ndarray]:
         return [ACTIVATIONS[op["activation"]](gate) * up]
+
+    def _experts(self, op: Any, x: np.ndarray, router: np.ndarray, **_: Any) -> list[np.ndarray]:
+        ones = np.ones(router.shape[1], self.dtype)
+        scale, gate_scale, up_scale = (ones if op[n] is None else op[n].astype(self.dtype) for n in ("scale", "gate_scale", "up_scale"))
+        order = np.argsort(-router, axis=1, kind="stable")[:, : op["used"]]
+        shares = np.exp(router - router.max(axis=1, keepdims=True))
+        shares /= (np.take_along_axis(shares, order, axis=1) if op["normalize"] else shares).sum(axis=1, keepdims=True)
+        y = np.zeros_like(x)
+        for e in range(router.shape[1]):
+            rows = np.flatnonzero((order == e).any(axis=1))
+            if len(rows):
+                gate, up = (self._matmul(x[rows], op[n].expert(e)) for n in ("gate", "up"))
+                mixed = ACTIVATIONS[op["activation"]](gate * gate_scale[e]) * (up * up_scale[e])
+                y[rows] += (shares[rows, e] * scale[e])[:, None] * self._matmul(mixed, op["down"].expert(e))
+        return [y]
 
     def _split_heads(self, op: Any, x: np.ndarray, **_: Any) -> list[np.ndarray]:
         heads = x.reshape(len(x), -1, 2, op["head"])

@@ -115,6 +115,10 @@ struct Kernels {
   void (*l2_norm)(const float* x, float* y, int64_t n, float eps, float scale);
   void (*delta_rule)(const DeltaCall& call);
   void (*gated_norm)(const float* x, const float* gate, const float* weight, float* y, int64_t n, float eps);
+  // The `used` largest of n logits, largest first, the lower index first among equals, and their shares of the softmax over all n or, where
+  // `normalize`, over themselves.
+  void (*choose_experts)(const float* logits, int64_t n, int64_t used, bool normalize, int32_t* chosen, float* share);
+  void (*weighted_sum)(const float* const x[], const float* factors, int64_t count, float* y, int64_t n);    // in the order given
 };
 
 const Kernels& kernels();                           // chosen at the first call: SKIPSTONE_ISA, or the best that runs here

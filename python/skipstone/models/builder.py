@@ -144,6 +144,36 @@ class Builder:
         _widths("glu", (up, gate.width))
         return self._op("glu", [gate, up], [up.width], activation=activation)[0]
 
+    def experts(
+        self,
+        x: Rows,
+        router: Rows,
+        gate: Any,
+        up: Any,
+        down: Any,
+        *,
+        used: int,
+        activation: str,
+        normalize: bool = True,
+        scale: np.ndarray | None = None,
+        gate_scale: np.ndarray | None = None,
+        up_scale: np.ndarray | None = None,
+    ) -> Rows:
+        """sum of s_e scale_e down_e( activation(gate_e x) * up_e x ) over the `used` experts of each row's largest router logits; s_e is e's share of
+        the softmax over all of them, or over the used ones with `normalize`. The weights hold a matrix for each expert, gate's and up's (F, hidden),
+        down's (hidden, F). scale, gate_scale, up_scale: a factor an expert, of what down, gate and up give."""
+        experts, F = router.width, gate.rows
+        _need(1 <= used <= experts, f"experts: {used} of {experts} cannot be used")
+        for name, weight, shape in (("gate", gate, (F, x.width)), ("up", up, (F, x.width)), ("down", down, (x.width, F))):
+            found = weight.experts, weight.rows, weight.columns
+            _need(found == (experts, *shape), f"experts: {name} has shape {found}; expected {(experts, *shape)}")
+        scales = {"scale": scale, "gate_scale": gate_scale, "up_scale": up_scale}
+        for name, factors in scales.items():
+            if factors is not None:
+                _need(np.shape(factors) == (experts,), f"experts: {name} has shape {np.shape(factors)}; expected ({experts},)")
+        weights = {"gate": gate, "up": up, "down": down}
+        return self._op("experts", [x, router], [x.width], **weights, used=used, activation=activation, normalize=int(normalize), **scales)[0]
+
     def split_heads(self, x: Rows, head: int) -> tuple[Rows, Rows]:
         """Every head's 2 * head values: the first halves together, the second halves together."""
         _need(x.width % (2 * head) == 0, f"split_heads: heads of 2 x {head} do not divide a width of {x.width}")
@@ -151,8 +181,8 @@ class Builder:
         return first, second
 
     def sigmoid_gate(self, x: Rows, gate: Rows) -> Rows:
-        """x * sigmoid(gate)."""
-        _widths("sigmoid_gate", (gate, x.width))
+        """x * sigmoid(gate); a gate of width 1 serves all of a row's values."""
+        _need(gate.width in (1, x.width), f"sigmoid_gate: a gate {gate.width} wide for rows of width {x.width}")
         return self._op("sigmoid_gate", [x, gate], [x.width])[0]
 
     def add(self, a: Rows, b: Rows, scale: float = 1.0) -> Rows:

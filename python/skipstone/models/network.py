@@ -107,12 +107,14 @@ def make_program(file: ModelFile, builder: Builder, make: MakeProgram | None) ->
 
 
 def bytes_per_row(spec: dict[str, Any]) -> int:
-    """Weight bytes that a pass over one row reads: every matrix once, and one row of the embedding table."""
+    """Weight bytes that a pass over one row reads: every matrix once, of a mixture's experts those that a row uses, and one row of the embedding table."""
     matrices: dict[int, Any] = {}
     gathered = 0
     for op in spec["ops"]:
         if op["kind"] == "embed":
             gathered += op["weight"].bytes // op["weight"].rows
+        elif op["kind"] == "experts":
+            gathered += sum(w.bytes // w.experts * op["used"] for w in (op["gate"], op["up"], op["down"]))
         else:
             for weight in [op["weight"]] if op["kind"] == "head" else op.get("weights", ()):
                 matrices[id(weight)] = weight
