@@ -55,12 +55,6 @@ def require_activation(keys: Keys, config: str, name: str, runs: tuple[str, ...]
         keys.refuse(f"the activation {found!r}", f"key {config}; expected {name}")
 
 
-def refuse_experts(keys: Keys) -> None:
-    """Mixtures of experts come under other names, but also as a variant of a dense family."""
-    if keys.integer("expert_count", "num_experts", 0, 1 << 16, default=0):
-        keys.refuse("a mixture of experts", f"key {keys.name('expert_count', 'num_experts')}")
-
-
 def rope_scaling(keys: Keys, config: str) -> float:
     """The factor that positions are divided by: from GGUF's rope.scaling.*, or the object `config`. Scalings other than linear are refused."""
     kind = (

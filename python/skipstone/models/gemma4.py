@@ -1,7 +1,8 @@
-"""Gemma 4, dense (31B, 12B and the like): sliding-window and global layers with different heads, sandwich norms, a scale on each layer's output.
+"""Gemma 4 (31B, 12B, 26B-A4B and the like): sliding-window and global layers with different heads, sandwich norms, a scale on each layer's output.
 
 What sets it apart: v has a norm without weight, the attention scale is 1, norms multiply by their weight as stored, global layers may use the raw key
 projection as values, and only the first quarter of a global head's pairs turn ("proportional" rotary). config.json's defaults are traps; see `read`.
+With experts (26B-A4B) they stand beside the dense block, each branch between norms of its own, and the router reads the residual stream.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ModelError
-from .blocks import HEAD, TABLE, head_size, head_weight, is_tied, mlp, mlp_names, refuse_experts, require_activation, rope_frequencies
+from .blocks import HEAD, TABLE, head_size, head_weight, is_tied, mlp, mlp_names, require_activation, rope_frequencies
 from .builder import LARGEST_HEAD, Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
+from .mixture import Mixture, routed
 from .network import MakeProgram, Network, finish
 from .weights import PREFIXES, Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm, vector
 
@@ -36,6 +38,7 @@ class Gemma4:
     kv_heads: tuple[int, ...]
     head: tuple[int, ...]
     ffn: tuple[int, ...]
+    mixture: Mixture | None
     keys_are_values: tuple[bool, ...]
     window: int
     vocabulary: int
@@ -54,6 +57,7 @@ class Gemma4:
         heads = keys.integers("attention.head_count", "num_attention_heads", layers, most=MOST_HEADS)
         kv_heads, head = cache_shapes(keys, layers, sliding)
         full = "rope_parameters.full_attention."
+        moe = keys.integer("expert_count", None, 0, default=0) > 0 or keys.flag(None, "enable_moe_block", False)
         p = cls(
             #                           GGUF                                 config.json
             layers=layers,
@@ -63,6 +67,7 @@ class Gemma4:
             kv_heads=kv_heads,
             head=head,
             ffn=keys.integers("feed_forward_length", "intermediate_size", layers, most=1 << 24),
+            mixture=Mixture.read(keys, shared=False, used="top_k_experts") if moe else None,
             keys_are_values=tuple(not s and keys_as_values(keys, i) for i, s in enumerate(sliding)),
             window=keys.integer("attention.sliding_window", "sliding_window", most=LONGEST),
             vocabulary=keys.vocabulary(),
@@ -106,9 +111,6 @@ class Gemma4:
             keys.refuse("attention with biases", "key attention_bias")
         if keys.value(None, "use_bidirectional_attention") not in (None, False, "vision"):
             keys.refuse("an embedding model with attention in both directions", "key use_bidirectional_attention")
-        refuse_experts(keys)
-        if keys.flag(None, "enable_moe_block", False):
-            keys.refuse("a mixture of experts", "key enable_moe_block")
         for name in ("per_layer_token_embd.weight", *(p + "embed_tokens_per_layer.weight" for p in PREFIXES)):
             if name in keys.file.tensors:
                 keys.refuse("per-layer embeddings", f"tensor {name}")
@@ -136,8 +138,23 @@ class Gemma4:
             norm("post_attention_norm.weight", "post_attention_layernorm.weight", H),
             norm("ffn_norm.weight", "pre_feedforward_layernorm.weight", H),
             *mlp_names(H, self.ffn[i]),
+            *self.mixture_names(),
             norm("post_ffw_norm.weight", "post_feedforward_layernorm.weight", H),
             vector("layer_output_scale.weight", "layer_scalar", 1),
+        ]
+
+    def mixture_names(self) -> list[Name]:
+        if self.mixture is None:
+            return []
+        H, E = self.hidden, self.mixture.experts
+        return [
+            norm("post_ffw_norm_1.weight", "post_feedforward_layernorm_1.weight", H),
+            norm("pre_ffw_norm_2.weight", "pre_feedforward_layernorm_2.weight", H),
+            norm("post_ffw_norm_2.weight", "post_feedforward_layernorm_2.weight", H),
+            vector("ffn_gate_inp.scale", "router.scale", H),
+            matrix("ffn_gate_inp.weight", "router.proj.weight", E, H),
+            vector("ffn_down_exps.scale", "router.per_expert_scale", E),
+            *self.mixture.names(H, "experts."),
         ]
 
     def key_names(self, i: int) -> list[Name]:
@@ -169,7 +186,15 @@ def decoder_layer(b: Builder, p: Gemma4, w: Layer, i: int, frequencies: np.ndarr
 def after_attention(b: Builder, p: Gemma4, w: Layer, x: Rows, o: Rows) -> Rows:
     x = b.add(x, b.rms_norm(b.matmul(o, w.attn_output), w.post_attention_norm, p.eps))
     h = mlp(b, w, b.rms_norm(x, w.ffn_norm, p.eps), "gelu_tanh")
+    if p.mixture is not None:
+        h = b.add(b.rms_norm(h, w.post_ffw_norm_1, p.eps), experts(b, p, w, p.mixture, x))
     return b.add(x, b.rms_norm(h, w.post_ffw_norm, p.eps), scale=float(w.layer_output_scale[0]))
+
+
+def experts(b: Builder, p: Gemma4, w: Layer, m: Mixture, x: Rows) -> Rows:
+    """The experts' branch: x goes to them through one norm and to the router through another."""
+    router = b.matmul(b.rms_norm(x, w["ffn_gate_inp.scale"] * np.float32(p.hidden**-0.5), p.eps), w.ffn_gate_inp)
+    return b.rms_norm(routed(b, w, m, b.rms_norm(x, w.pre_ffw_norm_2, p.eps), router, "gelu_tanh"), w.post_ffw_norm_2, p.eps)
 
 
 def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:

@@ -1,4 +1,4 @@
-"""Qwen3, dense (Qwen3 Technical Report, 2025): pre-norm blocks, grouped attention with norms over each head of q and k, SwiGLU."""
+"""Qwen3, dense and with experts (Qwen3 Technical Report, 2025): pre-norm blocks, grouped attention with norms over each head of q and k, SwiGLU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from .blocks import (
     head_size,
     head_weight,
     is_tied,
-    mlp,
     mlp_names,
     require_activation,
     rope_frequencies,
@@ -25,15 +24,16 @@ from .blocks import (
 )
 from .builder import Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
+from .mixture import Mixture, feed_forward, has_mixture, sparse_layers
 from .network import MakeProgram, Network, finish
 from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm
 
 if TYPE_CHECKING:
     from ..files import ModelFile
 
-GGUF = ("qwen3",)
-CONFIG = ("qwen3", "orthrus")  # Orthrus adds a second set of attention weights for its drafter, *_diff
-CLASSES = ("Qwen3ForCausalLM",)
+GGUF = ("qwen3", "qwen3moe")
+CONFIG = ("qwen3", "qwen3_moe", "orthrus")  # Orthrus adds a second set of attention weights for its drafter, *_diff
+CLASSES = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Qwen3:
     kv_heads: int
     head: int
     ffn: int
+    mixtures: tuple[Mixture | None, ...]  # by layer, None where it is dense
     vocabulary: int
     context: int
     eps: float
@@ -53,14 +54,21 @@ class Qwen3:
 
     @classmethod
     def read(cls, keys: Keys) -> Qwen3:
+        layers = keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS)
+        hidden = keys.integer("embedding_length", "hidden_size")
+        heads = keys.integer("attention.head_count", "num_attention_heads", most=MOST_HEADS)
+        moe = has_mixture(keys, ("qwen3moe", "qwen3_moe"))
+        mixture = Mixture.read(keys, shared=False, normalize=False) if moe else None
+        mixtures = tuple(mixture if sparse else None for sparse in sparse_layers(keys, layers))
         p = cls(
             #                           GGUF                                 config.json
-            layers=keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS),
-            hidden=keys.integer("embedding_length", "hidden_size"),
-            heads=keys.integer("attention.head_count", "num_attention_heads", most=MOST_HEADS),
+            layers=layers,
+            hidden=hidden,
+            heads=heads,
             kv_heads=keys.integer("attention.head_count_kv", "num_key_value_heads", most=MOST_HEADS),
-            head=head_size(keys, "attention.key_length", "head_dim"),
-            ffn=keys.integer("feed_forward_length", "intermediate_size", most=1 << 24),
+            head=head_size(keys, "attention.key_length", "head_dim", default=max(8, hidden // heads) if moe else None),
+            ffn=keys.integer("feed_forward_length", "intermediate_size", most=1 << 24, default=None if None in mixtures else 0),
+            mixtures=mixtures,
             context=keys.integer("context_length", "max_position_embeddings", most=LONGEST),
             eps=keys.number("attention.layer_norm_rms_epsilon", "rms_norm_eps", 1e-12, 0.1),
             theta=rope_theta(keys),
@@ -76,7 +84,7 @@ class Qwen3:
         check_heads(keys, p.heads, p.kv_heads, p.head)
         rotated = keys.integer("rope.dimension_count", None, default=p.head)
         if rotated != p.head:
-            keys.fail("qwen3.rope.dimension_count", rotated, f"the head size {p.head}")
+            keys.fail(keys.name("rope.dimension_count", None), rotated, f"the head size {p.head}")
         return p
 
     def names(self) -> Iterator[Name]:
@@ -85,7 +93,7 @@ class Qwen3:
         if not self.tied:
             yield matrix(HEAD, "/lm_head.weight", self.vocabulary, self.hidden)
         q, kv = self.heads * self.head, self.kv_heads * self.head
-        for i in range(self.layers):
+        for i, m in enumerate(self.mixtures):
             yield from layer(
                 i,
                 [
@@ -98,12 +106,12 @@ class Qwen3:
                     norm("attn_k_norm.weight", "self_attn.k_norm.weight", self.head),
                     matrix("attn_output.weight", "self_attn.o_proj.weight", self.hidden, q),
                     norm("ffn_norm.weight", "post_attention_layernorm.weight", self.hidden),
-                    *mlp_names(self.hidden, self.ffn),
+                    *(mlp_names(self.hidden, self.ffn) if m is None else [*m.router_names(self.hidden), *m.names(self.hidden)]),
                 ],
             )
 
 
-def decoder_layer(b: Builder, p: Qwen3, w: Layer, frequencies: np.ndarray, x: Rows) -> Rows:
+def decoder_layer(b: Builder, p: Qwen3, w: Layer, m: Mixture | None, frequencies: np.ndarray, x: Rows) -> Rows:
     """x (rows, hidden) -> (rows, hidden)"""
     h = b.rms_norm(x, w.attn_norm, p.eps)
     q, k, v = b.matmul(h, w.attn_q, w.attn_k, w.attn_v)
@@ -111,7 +119,7 @@ def decoder_layer(b: Builder, p: Qwen3, w: Layer, frequencies: np.ndarray, x: Ro
     k = b.rope(b.rms_norm(k, w.attn_k_norm, p.eps), p.head, frequencies)
     o = b.attention(q, k, v, heads=p.heads, kv_heads=p.kv_heads, head=p.head, scale=p.head**-0.5)
     x = b.add(x, b.matmul(o, w.attn_output))
-    return b.add(x, mlp(b, w, b.rms_norm(x, w.ffn_norm, p.eps), "silu"))
+    return b.add(x, feed_forward(b, w, m, b.rms_norm(x, w.ffn_norm, p.eps), "silu"))
 
 
 def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
@@ -120,8 +128,8 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     no_more_layers(file, p.layers, "block_count" if file.format == "gguf" else "num_hidden_layers")
     b, frequencies = Builder(), rope_frequencies(p.theta, p.head, p.rope_factor)
     x = b.embed(weights[TABLE])
-    for i in range(p.layers):
-        x = decoder_layer(b, p, weights.layer(i), frequencies, x)
+    for i, m in enumerate(p.mixtures):
+        x = decoder_layer(b, p, weights.layer(i), m, frequencies, x)
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights))

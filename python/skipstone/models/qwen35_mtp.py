@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..errors import ModelError
-from .blocks import mlp, rope_frequencies
+from .blocks import rope_frequencies
 from .builder import Builder
 from .keys import Keys
+from .mixture import feed_forward
 from .network import DrafterNetwork, MakeProgram, Network, bytes_per_row, make_program, title
 from .qwen35 import NORM_OFFSET, Qwen35, attention
 from .weights import TOP_PREFIXES, MakeWeight, Name, Weights, layer, matrix, norm
@@ -39,7 +40,7 @@ def names(p: Qwen35, own_embedding: bool, own_norm: bool) -> Iterator[Name]:
         ],
         safetensors="",
     )
-    yield from layer(block, [*p.attention_names(), *p.block_names()], safetensors="/mtp.layers.0.")
+    yield from layer(block, [*p.attention_names(), *p.block_names(p.mixture)], safetensors="/mtp.layers.0.")
     if not own_norm:  # the target's final norm stands in
         yield norm("output_norm.weight", "norm.weight", H)
 
@@ -69,7 +70,7 @@ def build(target: Network, file: ModelFile, make_weight: MakeWeight | None = Non
     h = b.rms_norm(b.input(p.hidden), w["nextn.hnorm"], p.eps)
     x = b.matmul(b.concat(e, h), w["nextn.eh_proj"])
     x = b.add(x, attention(b, p, w, frequencies, b.rms_norm(x, w.attn_norm, p.eps)))
-    x = b.add(x, mlp(b, w, b.rms_norm(x, w.post_attention_norm, p.eps), "silu"))
+    x = b.add(x, feed_forward(b, w, p.mixture, b.rms_norm(x, w.post_attention_norm, p.eps), "silu"))
     m = b.rms_norm(x, w["nextn.shared_head_norm"] if own_norm else weights["output_norm.weight"], p.eps)
     b.hidden(m)
     b.head(m, w["nextn.shared_head_head"] if "nextn.shared_head_head" in w else target.head)

@@ -18,7 +18,6 @@ DRAFTERS: tuple[ModuleType, ...] = (gemma4_assistant,)
 
 # Well known, but not run: refused with the reason rather than as unknown.
 REFUSED = {
-    "mixtures of experts cannot be run yet": ("qwen3moe", "qwen3_moe", "qwen35moe", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3next", "qwen3_next"),
     "Qwen3.8-Flash-Next is another architecture than Qwen3.5": ("qwen4exp", "qwen4_exp"),
     "Gemma 3n is another architecture than Gemma 3 and 4": ("gemma3n", "gemma3n_text"),
     "diffusion models cannot be run": ("diffusion_gemma", "diffusion-gemma"),

@@ -8,7 +8,7 @@ used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ from ..errors import ModelError, OutOfMemory, SkipstoneError
 if TYPE_CHECKING:
     from ..files import ModelFile, Tensor
 
-MakeWeight = Callable[[str, int, int, np.ndarray], Any]  # type, rows, columns, bytes -> a native Weight or a stand-in for it
+# type, rows, columns, bytes or a list of them, one for each expert -> a native Weight or a stand-in for it
+MakeWeight = Callable[[str, int, int, Any], Any]
 
 # Where safetensors checkpoints keep the language model: Gemma 4 and Qwen3.5, Gemma 3, text-only, re-saves without a class around it.
 PREFIXES = ("model.language_model.", "language_model.model.", "model.", "")
@@ -46,14 +47,45 @@ class Name:
 
     gguf: its name in GGUF and in the description. safetensors: its name there after the prefix, or from a leading "/" on at the
     top of the checkpoint. shape: (rows, columns) of a matrix, else of a vector. kind: "norm" marks the vectors of which some families'
-    safetensors store the difference to 1. optional: may be absent.
+    safetensors store the difference to 1, "experts" a matrix for each expert of a mixture, (experts, rows, columns). optional: may be absent.
+    source: where the matrix is not a tensor of its own.
     """
 
     gguf: str
     safetensors: str
     shape: tuple[int, ...]
-    kind: Literal["matrix", "vector", "norm"] = "matrix"
+    kind: Literal["matrix", "vector", "norm", "experts"] = "matrix"
     optional: bool = False
+    source: Gathered | Fused | None = None
+
+    def within(self, gguf: str, safetensors: str) -> Name:
+        """The same with what stands before its names."""
+        source = self.source
+        if isinstance(source, Fused):
+            source = replace(source, gguf=gguf + source.gguf if source.gguf else "", safetensors=safetensors + source.safetensors)
+        elif source is not None:
+            source = replace(source, gguf=gguf + source.gguf)
+        return replace(self, gguf=gguf + self.gguf, safetensors=safetensors + self.safetensors, source=source)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A matrix made of `rows` of a tensor that has `of` rows; gguf: that tensor's name."""
+
+    gguf: str
+    rows: tuple[int, ...]
+    of: int
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The other form of a mixture's experts: one tensor (experts, of, columns), an expert's matrix begins at its row `first`. In GGUF it is the
+    form with gate and up in one tensor, in safetensors any but one tensor for each expert; "" where there is none."""
+
+    gguf: str
+    safetensors: str
+    first: int
+    of: int
 
 
 def matrix(gguf: str, safetensors: str, rows: int, columns: int, optional: bool = False) -> Name:
@@ -64,13 +96,23 @@ def vector(gguf: str, safetensors: str, *shape: int) -> Name:
     return Name(gguf, safetensors, shape, "vector")
 
 
+def gathered(gguf: str, source: str, safetensors: str, rows: tuple[int, ...], of: int, columns: int) -> Name:
+    """Some rows of a larger tensor, whose names are `source` and `safetensors`."""
+    return Name(gguf, safetensors, (len(rows), columns), "matrix", source=Gathered(source, rows, of))
+
+
+def experts(gguf: str, safetensors: str, shape: tuple[int, int, int], fused: Fused) -> Name:
+    """safetensors: the name of one expert's matrix, with {} for its number."""
+    return Name(gguf, safetensors, shape, "experts", source=fused)
+
+
 def norm(gguf: str, safetensors: str, length: int, optional: bool = False) -> Name:
     return Name(gguf, safetensors, (length,), "norm", optional)
 
 
 def layer(index: int, names: Iterable[Name], gguf: str = "blk.{}.", safetensors: str = "layers.{}.") -> list[Name]:
     """The names of a layer's table as those of layer `index`."""
-    return [Name(gguf.format(index) + n.gguf, safetensors.format(index) + n.safetensors, n.shape, n.kind, n.optional) for n in names]
+    return [n.within(gguf.format(index), safetensors.format(index)) for n in names]
 
 
 class Weights:
@@ -86,7 +128,8 @@ class Weights:
         self._offset = norm_offset if self._safetensors else 0.0
         self._prefix = next((p for p in PREFIXES if p + "embed_tokens.weight" in file.tensors), PREFIXES[0]) if self._safetensors else ""
         self._types = {t["name"]: int(t["block"]) for t in _native.types()}
-        self._found: dict[str, tuple[Name, Tensor]] = {}
+        self._found: dict[str, tuple[Name, list[Tensor]]] = {}  # several: an expert each
+        self._known: set[str] = set()  # tensors found so far
         self._made: dict[str, Any] = {}
         for name in names:  # a table may be longer than the file is; it ends at the first that is missing
             self._check(name)
@@ -96,14 +139,17 @@ class Weights:
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            entry, tensor = self._found[name]
-            self._made[name] = self._matrix(tensor) if entry.kind == "matrix" else self._vector(entry, tensor)
+            entry, tensors = self._found[name]
+            self._made[name] = self._matrix(entry, tensors) if entry.kind in ("matrix", "experts") else self._vector(entry, tensors[0])
         return self._made[name]
 
     def layer(self, index: int) -> Layer:
         return Layer(self, f"blk.{index}.")
 
     def _check(self, name: Name) -> None:
+        if isinstance(name.source, Fused):
+            self._check_experts(name, name.source)
+            return
         candidates = self._candidates(name)
         tensor = next((self._file.tensors[c] for c in candidates if c in self._file.tensors), None)
         if tensor is None:
@@ -115,40 +161,83 @@ class Weights:
                 else ""
             )
             raise ModelError(f"{self._source}: tensor {candidates[0]} is missing{elsewhere}; expected shape {name.shape}")
+        whole = (name.source.of, name.shape[1]) if name.source is not None else name.shape
+        self._check_tensor(tensor, whole, exact=name.kind == "matrix" and whole[0] > 1)
+        self._found[name.gguf] = name, [tensor]
+
+    def _check_experts(self, name: Name, fused: Fused) -> None:
+        """One tensor of all experts, alone or with others' rows beside them, or, in safetensors, one for each expert."""
+        count, rows, columns = name.shape
+        together = self._prefixed(fused.safetensors) if self._safetensors else [fused.gguf]
+        tensor = next((self._file.tensors[c] for c in together if c in self._file.tensors), None)
+        if tensor is not None:
+            self._check_tensor(tensor, (count, fused.of, columns))
+            self._found[name.gguf] = name, [tensor]
+            return
+        if not self._safetensors:
+            if name.gguf not in self._file.tensors:
+                or_fused = f", or {fused.gguf} of shape {(count, fused.of, columns)}" if fused.gguf else ""
+                raise ModelError(f"{self._source}: tensor {name.gguf} is missing; expected shape {name.shape}{or_fused}")
+            self._check_tensor(self._file.tensors[name.gguf], name.shape)
+            self._found[name.gguf] = replace(name, source=replace(fused, first=0, of=rows)), [self._file.tensors[name.gguf]]
+            return
+        spelled = self._prefixed(name.safetensors)
+        pattern = next((p for p in spelled if p.format(0) in self._file.tensors), spelled[0])
+        tensors: list[Tensor] = []
+        for e in range(count):
+            if (one := self._file.tensors.get(pattern.format(e))) is None:
+                missing = pattern.format(e) if tensors else f"{together[0]} (or {pattern.format(e)} and so on)"
+                shape = (rows, columns) if tensors else (count, fused.of, columns)
+                raise ModelError(f"{self._source}: tensor {missing} is missing; expected shape {shape}, {count} experts")
+            self._check_tensor(one, (rows, columns))
+            if tensors and one.type != tensors[0].type:
+                raise ModelError(
+                    f"{self._source}: tensor {one.name} has type {one.type}; expected {tensors[0].type}, which {tensors[0].name} has: "
+                    "all experts of a layer in one type"
+                )
+            tensors.append(one)
+        if pattern.format(count) in self._file.tensors:
+            raise ModelError(f"{self._source}: tensor {pattern.format(count)} exists, but the configuration counts {count} experts; expected none beyond")
+        self._found[name.gguf] = name, tensors
+
+    def _check_tensor(self, tensor: Tensor, shape: tuple[int, ...], exact: bool = True) -> None:
+        """exact: dimensions of 1 count."""
         found = tuple(int(n) for n in tensor.shape)
-        same = found == name.shape if name.kind == "matrix" else [n for n in found if n != 1] == [n for n in name.shape if n != 1]
-        if not same:
-            raise ModelError(f"{self._source}: tensor {tensor.name} has shape {found}; expected {name.shape}")
+        if found != shape if exact else [n for n in found if n != 1] != [n for n in shape if n != 1]:
+            raise ModelError(f"{self._source}: tensor {tensor.name} has shape {found}; expected {shape}")
         if tensor.type not in self._types:
             raise ModelError(
                 f"{self._source}: tensor {tensor.name} has type {tensor.type}, which Skipstone cannot run; expected one of "
                 f"{', '.join(sorted(self._types))}. Convert the file or choose another"
             )
-        if name.shape[-1] % self._types[tensor.type]:
+        if shape[-1] % self._types[tensor.type]:
             raise ModelError(
-                f"{self._source}: tensor {tensor.name} of type {tensor.type} has rows of {name.shape[-1]}; "
+                f"{self._source}: tensor {tensor.name} of type {tensor.type} has rows of {shape[-1]}; "
                 f"expected a multiple of {self._types[tensor.type]}"
             )
+        self._known.add(tensor.name)
         base = tensor.name.removesuffix(".weight")
         for companion in COMPANIONS:
-            if base + companion in self._file.tensors and base + companion != tensor.name:
+            if base + companion in self._file.tensors and base + companion not in self._known:  # what the table names comes first
                 raise ModelError(
                     f"{self._source}: tensor {base + companion} stands beside {tensor.name}, and Skipstone cannot apply it; "
                     "expected a file without it"
                 )
-        self._found[name.gguf] = name, tensor
 
     def _candidates(self, name: Name) -> list[str]:
         if not self._safetensors:
-            return [name.gguf]
-        if name.safetensors.startswith("/"):
-            return [p + name.safetensors[1:] for p in TOP_PREFIXES]
-        return [self._prefix + name.safetensors]
+            return [name.source.gguf if name.source is not None else name.gguf]
+        return self._prefixed(name.safetensors)
 
-    def _matrix(self, tensor: Tensor) -> Any:
-        rows, columns = (int(n) for n in tensor.shape)
+    def _prefixed(self, name: str) -> list[str]:
+        """What a tensor of that name in the tables may be called in a safetensors file."""
+        return [p + name[1:] for p in TOP_PREFIXES] if name.startswith("/") else [self._prefix + name]
+
+    def _matrix(self, name: Name, tensors: list[Tensor]) -> Any:
+        tensor = tensors[0]
+        rows, columns = name.shape[-2:]
         try:
-            return self._make(tensor.type, rows, columns, tensor.data)
+            return self._make(tensor.type, rows, columns, _bytes_of(name, tensors))
         except (MemoryError, OutOfMemory):
             raise
         except (SkipstoneError, ValueError, TypeError) as error:
@@ -162,6 +251,20 @@ class Weights:
         if not np.isfinite(values).all():
             raise ModelError(f"{self._source}: tensor {tensor.name} holds values that are not finite; expected finite numbers")
         return values + np.float32(self._offset) if name.kind == "norm" and self._offset else values
+
+
+def _bytes_of(name: Name, tensors: list[Tensor]) -> np.ndarray | list[np.ndarray]:
+    """A matrix's rows, or for each expert those of its matrix."""
+    source, data = name.source, tensors[0].data
+    if isinstance(source, Gathered):
+        return data.reshape(source.of, -1)[list(source.rows)].reshape(-1)
+    if not isinstance(source, Fused):
+        return data
+    if len(tensors) > 1 or len(tensors[0].shape) == 2:
+        return [t.data for t in tensors]
+    row_bytes = len(data) // (name.shape[0] * source.of)
+    begins = [(e * source.of + source.first) * row_bytes for e in range(name.shape[0])]
+    return [data[begin : begin + name.shape[1] * row_bytes] for begin in begins]
 
 
 class Layer:
