@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import make
+import mixtures
 import numpy as np
 
 ROWS, DRAFTS = 60, 4
@@ -30,7 +31,16 @@ CASES: dict[str, tuple[make.Tiny, make.Tiny | None]] = {
     "gemma4": (make.gemma4(8), make.gemma4_assistant(9)),
     "gemma4_values": (make.gemma4(10, keys_are_values=False), make.gemma4_assistant(11, keys_are_values=False)),
     "gemma4_unified": (make.gemma4(12, unified=True), None),
+    "qwen3moe": (mixtures.qwen3moe(14), None),
+    "qwen3moe_plain": (mixtures.qwen3moe(15, normalize=False, dense=(1,), per_expert=False), None),
+    "qwen35moe": (mixtures.qwen35moe(16), None),
+    "qwen35moe_packed": (mixtures.qwen35moe(17, value_heads=6, per_expert_mtp=False), None),
+    "qwen3next": (mixtures.qwen3next(18), None),
+    "qwen3next_joined": (mixtures.qwen3next(19, value_heads=6, normalize=False, joined=True), None),
+    "gemma4moe": (mixtures.gemma4moe(20), make.gemma4_assistant(21)),
+    "gemma4moe_values": (mixtures.gemma4moe(26, keys_are_values=False), make.gemma4_assistant(23, keys_are_values=False)),
 }
+NO_GGUF = {"gemma3", "qwen3moe_plain", "qwen3next_joined"}  # an unusual query scale; dense layers and shares that do not add up to 1
 
 
 def main() -> None:
@@ -38,6 +48,8 @@ def main() -> None:
     import transformers
     from transformers.models.gemma4.configuration_gemma4 import Gemma4TextConfig
     from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5DecoderLayer, Qwen3_5RMSNorm
+    from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeDecoderLayer
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextDecoderLayer
 
     def sharing(config: Any) -> list[str | None]:
         """As published, no layer of a target without shared layers stores, and a config in which all share is an error."""
@@ -46,13 +58,24 @@ def main() -> None:
 
     Gemma4TextConfig.kv_sharing_modes = property(sharing)
 
+    def packed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Per-expert matrices in the form that transformers has in memory."""
+        made = {n: a for n, a in tensors.items() if ".experts." not in n or "_proj.weight" not in n}
+        for name in [n for n in tensors if n.endswith(".experts.0.gate_proj.weight")]:
+            stem = name.removesuffix("0.gate_proj.weight")
+            gate, up, down = (
+                np.stack([tensors[f"{stem}{e}.{part}_proj.weight"] for e in range(mixtures.E)]) for part in ("gate", "up", "down")
+            )
+            made[stem + "gate_up_proj"], made[stem + "down_proj"] = np.concatenate([gate, up], axis=1), down
+        return made
+
     def load(tiny: make.Tiny, cls: str, config_cls: str) -> Any:
         config = getattr(transformers, config_cls)(**{k: v for k, v in tiny.text.items() if k != "model_type"})
         config._attn_implementation = "eager"
         model = getattr(transformers, cls)(config).float().eval()
         state = {
             n.replace("model.language_model.", "model.").replace("language_model.model.", "model."): torch.from_numpy(a.copy())
-            for n, a in tiny.tensors.items()
+            for n, a in packed(tiny.tensors).items()
             if not n.startswith("mtp.")
         }
         if tiny.text["tie_word_embeddings"]:
@@ -65,8 +88,9 @@ def main() -> None:
         """The head by transformers' own layer; transformers itself ignores mtp.*."""
         config = target.config
         config.layer_types = [*config.layer_types, "full_attention"]
-        layer = Qwen3_5DecoderLayer(config, len(config.layer_types) - 1).float().eval()
-        t = {n: torch.from_numpy(a.copy()) for n, a in tiny.tensors.items() if n.startswith("mtp.")}
+        layer_cls = {"qwen35": Qwen3_5DecoderLayer, "qwen35moe": Qwen3_5MoeDecoderLayer, "qwen3next": Qwen3NextDecoderLayer}[tiny.architecture]
+        layer = layer_cls(config, len(config.layer_types) - 1).float().eval()
+        t = {n: torch.from_numpy(a.copy()) for n, a in packed(tiny.tensors).items() if n.startswith("mtp.")}
         layer.load_state_dict({n.removeprefix("mtp.layers.0."): a for n, a in t.items() if n.startswith("mtp.layers.")})
 
         def norm(name: str, x: torch.Tensor) -> torch.Tensor:
@@ -105,8 +129,16 @@ def main() -> None:
     with torch.no_grad():
         for name, (tiny, drafter) in CASES.items():
             family = tiny.architecture
-            stem = {"qwen3": "Qwen3", "qwen35": "Qwen3_5", "gemma3": "Gemma3", "gemma4": "Gemma4Unified" if "unified" in name else "Gemma4"}[family]
-            model = load(tiny, stem + "ForCausalLM", "Qwen3Config" if family == "qwen3" else stem + "TextConfig")
+            stem = {
+                "qwen3": "Qwen3",
+                "qwen3moe": "Qwen3Moe",
+                "qwen3next": "Qwen3Next",
+                "qwen35": "Qwen3_5",
+                "qwen35moe": "Qwen3_5Moe",
+                "gemma3": "Gemma3",
+                "gemma4": "Gemma4Unified" if "unified" in name else "Gemma4",
+            }[family]
+            model = load(tiny, stem + "ForCausalLM", stem + ("TextConfig" if "text_config" in tiny.config else "Config"))
             prompt = (np.frombuffer(name.encode() * ROWS, np.uint8)[:ROWS].astype(np.int64) * np.arange(3, 3 + ROWS) % make.VOCABULARY).tolist()
             out = (
                 model.model(torch.tensor([prompt]), use_cache=False, return_shared_kv_states=True)
@@ -123,7 +155,7 @@ def main() -> None:
                 hidden[0, -4:].numpy(),
             )
             first = int(logits[-1].argmax())
-            if family == "qwen35":
+            if family in ("qwen35", "qwen35moe", "qwen3next"):
                 made[f"{name}.drafts"] = mtp(tiny, model, prompt, hidden, first)
             elif drafter is not None:
                 made[f"{name}.drafts"] = assistant(drafter, model, out.shared_kv_states, hidden, first)

@@ -37,7 +37,9 @@ class Tiny:
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     norm_offset: float = 0.0  # what the converter adds to norms
-    deal: tuple[int, int, int] = (1, 1, 1)  # key heads, value heads, head: of a delta-net, whose value heads the converter deals out
+    deal: tuple[int, int, int] | None = (1, 1, 1)  # key heads, value heads, head: of a delta-net, whose value heads the converter deals out, or leaves
+    fused: bool = False  # the converter leaves gate and up of experts in one tensor
+    joined: bool = False  # and the projections of a delta-net's key head together
     extra: dict[str, np.ndarray] = field(default_factory=dict)  # tensors of the GGUF file alone
 
     @property
@@ -87,7 +89,7 @@ class Tiny:
                 writer.add_uint32(key, value)
         writer.add_string("tokenizer.ggml.model", "no_vocab")
         for name, array in self.converted().items():
-            if array.ndim == 2 and "conv1d" not in name and type != "F32":
+            if array.ndim > 1 and "conv1d" not in name and "ffn_gate_inp" not in name and type != "F32":
                 kind = gguf.GGMLQuantizationType[type]
                 writer.add_tensor(name, gguf.quantize(array, kind), raw_dtype=kind)
             else:
@@ -102,7 +104,7 @@ class Tiny:
         """The tensors as the public converter writes them to GGUF."""
         made = dict(self.extra)
         for name, array in self.tensors.items():
-            if not self.names[name]:
+            if not self.names[name]:  # not in GGUF
                 continue
             if name.endswith("norm.weight") and "linear_attn" not in name or "pre_fc_norm" in name:
                 array = array + np.float32(self.norm_offset)
@@ -111,13 +113,30 @@ class Tiny:
             if name.endswith("conv1d.weight"):
                 array = array[:, 0]
             made[self.names[name]] = self._dealt(name, array)
+        return self._split(made)
+
+    def _split(self, made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Per-expert matrices become one tensor, fused ones two, and so do joined projections."""
+        for name in [n for n in made if n.endswith("#0")]:
+            stem = name.removesuffix("0")
+            made[name.removesuffix("#0")] = np.stack([made.pop(n) for n in [n for n in made if n.startswith(stem)]])
+        for name in [n for n in made if "ffn_gate_up_exps" in n and not self.fused]:
+            both = made.pop(name)
+            for part, array in zip(("gate", "up"), np.split(both, 2, axis=1)):
+                made[name.replace("gate_up", part)] = np.ascontiguousarray(array)
+        for name in [n for n in made if "ssm_in" in n and not self.joined]:
+            nk, nv, d = (self.keys["ssm." + k] for k in ("group_count", "time_step_rank", "state_size"))
+            heads = made.pop(name).reshape(nk, -1, self.keys["embedding_length"])
+            q, k, v, z = np.split(heads, [d, 2 * d, 2 * d + nv // nk * d], axis=1)
+            made[name.replace("ssm_in", "attn_qkv")] = np.concatenate([part.reshape(-1, heads.shape[2]) for part in (q, k, v)])
+            made[name.replace("ssm_in", "attn_gate")] = z.reshape(-1, heads.shape[2])
         return made
 
     def _dealt(self, name: str, array: np.ndarray) -> np.ndarray:
         """Value head kh * r + j of safetensors becomes head j * key_heads + kh."""
-        nk, nv, d = self.deal
-        if "linear_attn" not in name or name.endswith("norm.weight"):
+        if self.deal is None or "linear_attn" not in name or name.endswith("norm.weight"):
             return array
+        nk, nv, d = self.deal
         order = np.arange(nv).reshape(nk, nv // nk).T.reshape(-1)
         wide = (order[:, None] * d + np.arange(d)).reshape(-1)
         if name.endswith(("in_proj_qkv.weight", "conv1d.weight")):

@@ -76,6 +76,7 @@ class Qwen35:
     rope_factor: float
     tied: bool
     grouped: bool  # order of the value heads, see above
+    logarithms: bool  # safetensors stores the decays' logarithms
     joined: tuple[bool, bool]  # q, k, v and z are rows of one matrix, b and a of another, key head by key head
 
     @classmethod
@@ -115,6 +116,7 @@ class Qwen35:
             vocabulary=keys.vocabulary(),
             tied=is_tied(keys),
             grouped=following or not keys.gguf,
+            logarithms=not keys.gguf,
             joined=joined_projections(keys) if following else (False, False),
         )
         for i, n in enumerate(kv_heads):
@@ -216,7 +218,7 @@ def delta_net(b: Builder, p: Qwen35, w: Layer, h: Rows) -> Rows:
     r = p.value_heads // p.key_heads
     qkv, z, alpha, beta = b.matmul(h, w.attn_qkv, w.attn_gate, w.ssm_alpha, w.ssm_beta)
     with np.errstate(over="ignore"):  # an A_log beyond float32 forgets at once
-        decay = -np.exp(w.ssm_a) if p.grouped else w.ssm_a
+        decay = -np.exp(w.ssm_a) if p.logarithms else w.ssm_a
     y = b.delta_net(
         qkv,
         z,
