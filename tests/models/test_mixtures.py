@@ -10,15 +10,15 @@ import make
 import mixtures
 import numpy as np
 import pytest
+import skipstone
 from mixtures import MIXTURES
 from oracles.interpreter import Interpreter, Weight
 from runs import FORMATS, Run, rounding, written
+from skipstone.files import ModelFile
+from skipstone.models import build_drafter, build_network
 from test_against_interpreter import TOKENS, rms
 from test_what_matters import with_key
 from test_wrong_files import refused, with_tensor, with_value
-
-from skipstone.files import ModelFile
-from skipstone.models import build_drafter, build_network
 
 PROMPT = TOKENS[:50]
 
@@ -54,6 +54,17 @@ def apart(tiny: make.Tiny, folder: Path, name: str, type: str = "F32") -> ModelF
     """As GGUF, in a folder of its own."""
     (folder / name).mkdir()
     return written(tiny, folder / name, "gguf", type)
+
+
+@pytest.mark.parametrize("family", ["qwen35moe", "qwen3next", "gemma4moe"])
+def test_the_same_text_whatever_is_drafted(family: str, tmp_path: Path) -> None:
+    file = written(MIXTURES[family](46), tmp_path, "gguf", "Q5_0")
+    draft: Any = written(make.gemma4_assistant(47), tmp_path, "gguf").path if family == "gemma4moe" else "auto"
+    model = skipstone.load(file.path, draft=draft, threads=2)
+    assert model.drafter is not None
+    for way in ({"temperature": 0.0}, {"temperature": 0.9, "top_p": 0.9, "repeat_penalty": 1.1}):
+        made = [model.generate(PROMPT.tolist(), max_tokens=60, seed=3, draft_tokens=n, stop_at_eos=False, **way).tokens for n in (0, 1, 3, 8)]
+        assert len(made[0]) == 60 and all(tokens == made[0] for tokens in made)
 
 
 def bits(file: ModelFile) -> bytes:
@@ -198,6 +209,20 @@ def test_experts_that_do_not_fit_each_other(tmp_path: Path) -> None:
     assert "model.layers.1.mlp.experts.gate_up_proj" in message and "experts.0.gate_proj" in message
     scaled = dataclasses.replace(file, tensors={**file.tensors, "model.layers.1.mlp.experts.2.up_proj.weight_scale_inv": half})
     assert "weight_scale_inv" in refused(lambda: build_all(scaled))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("family", MIXTURES)
+def test_info_and_bytes(family: str, kind: str, tmp_path: Path) -> None:
+    """`info` records the network without a weight; a pass over one row reads of the experts those that a row uses."""
+    from skipstone.cli.info import describe
+
+    file = written(MIXTURES[family](45), tmp_path, kind)
+    assert describe(file)["runs"], describe(file)["reason"]
+    used = "expert_used_count" if kind == "gguf" else "top_k_experts" if family == "gemma4moe" else "num_experts_per_tok"
+    two, three = (build_network(with_key(file, used, n), Weight, Interpreter).bytes_per_row for n in (2, 3))
+    layers = {"qwen3moe": 3, "gemma4moe": 7}.get(family, 5)
+    assert three - two == layers * 3 * mixtures.F * 64 * 4
 
 
 @pytest.mark.parametrize("value", [[-1], ["a"], 1, [True], {"a": 1}])

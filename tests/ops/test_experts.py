@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from skipstone import ModelError, _native
 from skipstone.models.builder import Builder
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from ops.test_matmul import FLOATS, NAMES, random_blocks  # noqa: E402
-from oracles import interpreter  # noqa: E402
+from ops.test_matmul import FLOATS, NAMES, random_blocks
+from oracles import interpreter
 
 BLOCK = {t["name"]: t["block"] for t in _native.types()}
 
@@ -123,7 +122,7 @@ def test_matches_the_oracle(case: dict[str, Any]) -> None:
     options = dict(used=case["used"], activation=case["activation"], normalize=case["normalize"], **scales)
     x = rng.standard_normal((case["rows"], H)).astype(np.float32)
     got = run(native(*args, **options), x)
-    oracle = lambda dtype: lambda spec: interpreter.Interpreter(spec, dtype, quantize=True)  # noqa: E731
+    oracle = lambda dtype: lambda spec: interpreter.Interpreter(spec, dtype, quantize=True)
     want = run(program(oracle(np.float64), interpreter.Weight, *args, **options), x)
     quantized = any(t not in FLOATS for t in case["types"])
     spread = np.abs(want).max() + 1e-6

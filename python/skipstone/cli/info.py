@@ -58,8 +58,12 @@ class _Sizes:
     data: Any
 
     @property
+    def experts(self) -> int:
+        return len(self.data) if isinstance(self.data, list) else 1
+
+    @property
     def bytes(self) -> int:
-        return int(self.data.nbytes)
+        return sum(int(a.nbytes) for a in self.data) if isinstance(self.data, list) else int(self.data.nbytes)
 
 
 def _runs(file: ModelFile) -> tuple[bool, str | None]:

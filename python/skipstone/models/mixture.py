@@ -13,7 +13,7 @@ import numpy as np
 from .blocks import mlp
 from .builder import Builder, Rows
 from .keys import Keys
-from .weights import Fused, Layer, Name, experts, matrix, vector
+from .weights import Fused, Layer, Name, experts, matrix
 
 MOST_EXPERTS, MOST_USED = 1 << 14, 256  # the second is the native kernels'
 
