@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import make
+import mixtures
 import numpy as np
 import pytest
 from runs import Run, rounding, written
+
+from skipstone import ModelError
 
 TOKENS = (np.arange(60) ** 2 * 41 + 7) % make.VOCABULARY
 
@@ -215,3 +218,26 @@ def test_unified_assistant(tmp_path: Path) -> None:
     unified.config.update(model_type="gemma4_unified_assistant", architectures=["Gemma4UnifiedAssistantForCausalLM"])
     results = [Run(target, written(t, tmp_path / str(i), "safetensors")).drafts(TOKENS, 3, 3)[0] for i, t in enumerate((plain, unified))]
     assert results[0].tobytes() == results[1].tobytes()
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen35", "gemma4", "qwen3next"])
+def test_factors_of_matrices(name: str, tmp_path: Path) -> None:
+    """A factor beside a matrix, as NVFP4 files have it: as if the matrix were multiplied by it."""
+    tiny = {**make.FAMILIES, **mixtures.MIXTURES}[name](26)
+    plain = Run(file := written(tiny, tmp_path, "gguf")).logits(TOKENS)[0]
+    beside, inside = dict(file.tensors), dict(file.tensors)
+    for i, (tensor_name, tensor) in enumerate(file.tensors.items()):
+        if len(tensor.shape) != 2 or "conv1d" in tensor_name or "ffn_gate_inp" in tensor_name:
+            continue
+        factor = np.array([(0.5, 2.0, 1.0)[i % 3]], np.float32)
+        inside[tensor_name] = dataclasses.replace(tensor, data=(tensor.data.view(np.float32) * factor).view(np.uint8))
+        other = tensor_name.replace(".weight", ".scale")
+        beside[other] = dataclasses.replace(tensor, name=other, shape=(1,), data=factor.view(np.uint8))
+    one, two = (Run(dataclasses.replace(file, tensors=t)) for t in (inside, beside))
+    assert np.abs(one.logits(TOKENS)[0] - two.logits(TOKENS)[0]).max() <= rounding(file, TOKENS) < np.abs(one.logits(TOKENS)[0] - plain).max()
+    if one.drafter:
+        assert np.abs(one.drafts(TOKENS, 5, 2)[0] - two.drafts(TOKENS, 5, 2)[0]).max() <= rounding(file, TOKENS, None, 5, 2)
+    key = next(n for n in beside if n.endswith("attn_output.scale"))
+    for change in ({"shape": (2,)}, {"type": "F16", "data": np.zeros(2, np.uint8)}, {"data": np.array([np.nan], np.float32).view(np.uint8)}):
+        with pytest.raises(ModelError, match=key.replace(".", "[.]")):
+            Run(dataclasses.replace(file, tensors={**beside, key: dataclasses.replace(beside[key], **change)}))

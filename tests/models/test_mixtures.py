@@ -117,6 +117,8 @@ def test_factors_of_experts(tmp_path: Path) -> None:
     want, got = (Run(f).logits(PROMPT)[0] for f in (inside, beside))
     assert np.abs(want - got).max() <= rounding(inside, PROMPT)
     assert np.abs(want - Run(written(plain, tmp_path, "gguf")).logits(PROMPT)[0]).max() > 0.1
+    del beside.tensors["blk.1.ffn_gate_exps.scale"]
+    assert "ffn_gate_exps.scale" in refused(lambda: build_all(beside))
 
 
 def test_a_factor_of_all_experts(tmp_path: Path) -> None:

@@ -25,10 +25,30 @@ class Rows:
     width: int
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A weight whose products all come times `factor`."""
+
+    weight: Any
+    factor: float
+
+    @property
+    def rows(self) -> int:
+        return int(self.weight.rows)
+
+    @property
+    def columns(self) -> int:
+        return int(self.weight.columns)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.weight.bytes)
+
+
 class Builder:
     """One forward pass being recorded. ModelError where widths, heads or weights do not fit each other.
 
-    Weights are native Weight objects, (rows, columns) as in y = x W^T; vectors are float32 arrays.
+    Weights are native Weight objects, (rows, columns) as in y = x W^T, or Scaled ones; vectors are float32 arrays.
     """
 
     def __init__(self) -> None:
@@ -42,6 +62,8 @@ class Builder:
 
     def embed(self, weight: Any, scale: float = 1.0) -> Rows:
         """The tokens' rows of the table `weight`, times `scale`."""
+        if isinstance(weight, Scaled):
+            weight, scale = weight.weight, scale * weight.factor
         return self._op("embed", [], [weight.columns], weight=weight, scale=scale)[0]
 
     def input(self, width: int) -> Rows:
@@ -62,8 +84,14 @@ class Builder:
         """x times the transpose of each weight, all of them in one dispatch."""
         for weight in weights:
             _need(weight.columns == x.width, f"matmul: a weight with {weight.columns} columns for rows of width {x.width}")
-        made = self._op("matmul", [x], [w.rows for w in weights], weights=list(weights))
+        plain = [w.weight if isinstance(w, Scaled) else w for w in weights]
+        made = self._op("matmul", [x], [w.rows for w in plain], weights=plain)
+        made = tuple(self.scale(y, w.factor) if isinstance(w, Scaled) else y for y, w in zip(made, weights))
         return made[0] if len(made) == 1 else made
+
+    def scale(self, x: Rows, factor: float) -> Rows:
+        """x * factor, recorded as (x + x) * (factor / 2), which is the same number."""
+        return self.add(x, x, factor / 2)
 
     def rope(self, x: Rows, head: int, frequencies: np.ndarray) -> Rows:
         """Turns the pairs (j, j + len(frequencies)) of every head by position * frequencies[j]; further values pass through."""
@@ -201,6 +229,8 @@ class Builder:
     def head(self, h: Rows, weight: Any, softcap: float = 0.0) -> None:
         """Logits h W^T, softcap * tanh(logits / softcap) where softcap > 0, or the token of the largest."""
         _need(weight.columns == h.width, f"head: a weight with {weight.columns} columns for rows of width {h.width}")
+        if isinstance(weight, Scaled):
+            h, weight = self.scale(h, weight.factor), weight.weight
         self._op("head", [h], [], weight=weight, softcap=softcap)
 
     def _op(self, kind: str, inputs: list[Rows], widths: list[int], **params: Any) -> tuple[Rows, ...]:

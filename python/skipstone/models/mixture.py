@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import ModelError
 from .blocks import mlp
 from .builder import Builder, Rows
 from .keys import Keys
@@ -74,6 +75,8 @@ class Mixture:
 def routed(b: Builder, w: Layer, m: Mixture, h: Rows, router: Rows, activation: str) -> Rows:
     """What the experts make of h."""
     gate, up, down = (w[f"ffn_{part}_exps.scale"] if f"ffn_{part}_exps.scale" in w else None for part in ("gate", "up", "down"))
+    if (gate is None) != (up is None):
+        raise ModelError("of the tensors ffn_gate_exps.scale and ffn_up_exps.scale a layer has only one; expected both or none")
     if m.scale != 1.0:
         down = np.float32(m.scale) * (np.ones(m.experts, np.float32) if down is None else down)
     return b.experts(

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import _native
 from ..errors import ModelError, OutOfMemory, SkipstoneError
+from .builder import Scaled
 
 if TYPE_CHECKING:
     from ..files import ModelFile, Tensor
@@ -130,6 +131,8 @@ class Weights:
         self._types = {t["name"]: int(t["block"]) for t in _native.types()}
         self._found: dict[str, tuple[Name, list[Tensor]]] = {}  # several: an expert each
         self._known: set[str] = set()  # tensors found so far
+        self._factors: dict[str, float] = {}  # of matrices whose products a tensor beside them scales
+        self._beside: set[str] = set()  # those tensors
         self._made: dict[str, Any] = {}
         for name in names:  # a table may be longer than the file is; it ends at the first that is missing
             self._check(name)
@@ -141,6 +144,8 @@ class Weights:
         if name not in self._made:
             entry, tensors = self._found[name]
             self._made[name] = self._matrix(entry, tensors) if entry.kind in ("matrix", "experts") else self._vector(entry, tensors[0])
+            if name in self._factors:
+                self._made[name] = Scaled(self._made[name], self._factors[name])
         return self._made[name]
 
     def layer(self, index: int) -> Layer:
@@ -162,8 +167,20 @@ class Weights:
             )
             raise ModelError(f"{self._source}: tensor {candidates[0]} is missing{elsewhere}; expected shape {name.shape}")
         whole = (name.source.of, name.shape[1]) if name.source is not None else name.shape
+        if name.kind == "matrix" and not self._safetensors:
+            self._check_factor(name, tensor.name.removesuffix(".weight") + ".scale")
         self._check_tensor(tensor, whole, exact=name.kind == "matrix" and whole[0] > 1)
         self._found[name.gguf] = name, [tensor]
+
+    def _check_factor(self, name: Name, beside: str) -> None:
+        """GGUF files of NVFP4 matrices have one factor for all products of a matrix, in a tensor beside it."""
+        if (tensor := self._file.tensors.get(beside)) is None or beside in self._known - self._beside:
+            return
+        self._check_tensor(tensor, (1,), exact=False)
+        if tensor.data.nbytes != 4 or tensor.type != "F32":
+            raise ModelError(f"{self._source}: tensor {beside} of type {tensor.type} and {tensor.data.nbytes} bytes; expected one F32 number")
+        self._beside.add(beside)
+        self._factors[name.gguf] = float(self._vector(name, tensor)[0])
 
     def _check_experts(self, name: Name, fused: Fused) -> None:
         """One tensor of all experts, alone or with others' rows beside them, or, in safetensors, one for each expert."""
