@@ -239,3 +239,22 @@ def test_sparse_steps(tmp_path: Path) -> None:
     listed = written(tiny, tmp_path, "safetensors")
     stepped = with_key(with_key(listed, "mlp_only_layers", []), "decoder_sparse_step", 2)
     assert bits(listed) == bits(stepped)
+
+
+def test_other_spelling_of_the_count(tmp_path: Path) -> None:
+    """Recent transformers save Qwen3-MoE's num_experts as num_local_experts."""
+    file = written(mixtures.qwen3moe(48), tmp_path, "safetensors")
+    config = {("num_local_experts" if k == "num_experts" else k): v for k, v in file.config.items()}
+    assert bits(dataclasses.replace(file, config=config)) == bits(file)
+    assert "num_local_experts" in refused(lambda: build_all(dataclasses.replace(file, config={**config, "num_local_experts": 0})))
+
+
+def test_companion_file(tmp_path: Path) -> None:
+    """The MTP head with its experts in a file of its own."""
+    file = written(mixtures.qwen35moe(49), tmp_path, "gguf")
+    head = {n for n in file.tensors if n.startswith("blk.5.")}
+    target = dataclasses.replace(file, tensors={n: t for n, t in file.tensors.items() if n not in head})
+    companion = dataclasses.replace(file, tensors={n: t for n, t in file.tensors.items() if n in head or not n.startswith("blk.")})
+    assert Run(target, companion).drafts(PROMPT, 5, 3)[0].tobytes() == Run(file).drafts(PROMPT, 5, 3)[0].tobytes()
+    assert Run(target).drafter is None
+    assert "MTP head alone" in refused(lambda: build_all(companion))
