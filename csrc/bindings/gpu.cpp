@@ -5,6 +5,7 @@
 
 #include "backends/gpu/program.h"
 #include "bindings/spec.h"
+#include "runtime/mapped_file.h"
 #include "runtime/sampler.h"
 
 namespace skipstone {
@@ -57,7 +58,11 @@ std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
   for (const py::handle op : py::cast<py::list>(spec["ops"])) operations.push_back(attributes_of(py::cast<py::dict>(op)));
   auto widths = py::cast<std::vector<int64_t>>(spec["widths"]);
   py::gil_scoped_release unlocked;
-  return std::make_unique<GpuProgram>(gpu::open_cuda(device, image_path()), std::move(widths), std::move(states), operations);
+  auto program = std::make_unique<GpuProgram>(gpu::open_cuda(device, image_path()), std::move(widths), std::move(states), operations);
+  for (const Attributes& a : operations)
+    for (const auto& [name, list] : a.weights)
+      for (const auto& weight : list) check_mapped(weight->data());      // they are on the card now
+  return program;
 }
 
 py::tuple run(GpuProgram& program, const py::list& list, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int) {

@@ -8,6 +8,7 @@ namespace py = pybind11;
 void bind_formats(py::module_& m);
 void bind_sampler(py::module_& m);
 namespace skipstone {
+void bind_files(py::module_& m);
 void bind_kernels(py::module_& m);
 void bind_program(py::module_& m);
 void bind_gpu(py::module_& m);
@@ -21,6 +22,8 @@ PYBIND11_MODULE(_native, m) {
       std::rethrow_exception(e);
     } catch (const skipstone::ArgumentError& error) {
       raise("ArgumentError", error);
+    } catch (const skipstone::FileError& error) {
+      raise("FileError", error);
     } catch (const skipstone::ModelError& error) {
       raise("ModelError", error);
     } catch (const skipstone::DeviceError& error) {
@@ -30,6 +33,7 @@ PYBIND11_MODULE(_native, m) {
     }
   });
   bind_formats(m);
+  skipstone::bind_files(m);
   skipstone::bind_kernels(m);
   skipstone::bind_program(m);
   skipstone::bind_gpu(m);

@@ -7,6 +7,7 @@
 
 #include "program/fuse.h"
 #include "runtime/error.h"
+#include "runtime/mapped_file.h"
 #include "runtime/sampler.h"
 
 namespace skipstone {
@@ -32,6 +33,8 @@ Program::Program(std::vector<int64_t> widths, std::vector<StateSpec> states, con
       written[static_cast<size_t>(id)] = true;
     }
     operations_.push_back(make_operation(a, setting));
+    for (const auto& [name, list] : a.weights)
+      for (const auto& weight : list) weights_.push_back(weight->data());
   }
   if (!vocabulary_) throw ModelError("a program needs an embedding or a head");
   plan_stages();
@@ -188,6 +191,10 @@ void Program::run_member(Pass pass, bool every_row, int member, Team& team) {
   }
 }
 
+void Program::check_files() const {
+  for (const uint8_t* w : weights_) check_mapped(w);
+}
+
 void Program::run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, int threads, float* logits, int32_t* choices, float* hidden_out) {
   append(parts, hidden, want, last_only, false, threads, logits, choices, hidden_out);
 }
@@ -256,6 +263,7 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
               .mixture = mixture_,
               .scratch = scratch_};
     run_pass(pass, threads);
+    check_files();
     for (const Part& p : b.parts)
       if (p.sequence) {
         p.sequence->advance(p.rows);

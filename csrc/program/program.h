@@ -74,10 +74,12 @@ class Program {
   bool every_row_pays(int64_t rows, int members) const;
   void take_memory(int64_t rows, int members, bool every_row);
   void find_angles();
+  void check_files() const;            // throws FileError if weights were lost with their file
 
   std::vector<int64_t> widths_;
   std::vector<StateSpec> states_;
   std::vector<std::unique_ptr<Operation>> operations_;
+  std::vector<const uint8_t*> weights_;        // bytes of files
   std::vector<Stage> stages_;
   std::vector<int64_t> slot_;          // of a buffer: offset a row, in floats; buffers whose lives do not meet share it
   std::vector<bool> by_row_;           // whether row-wise code writes it

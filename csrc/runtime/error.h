@@ -5,6 +5,7 @@
 namespace skipstone {
 
 struct ArgumentError : std::runtime_error { using runtime_error::runtime_error; };
+struct FileError : std::runtime_error { using runtime_error::runtime_error; };
 struct ModelError : std::runtime_error { using runtime_error::runtime_error; };
 struct DeviceError : std::runtime_error { using runtime_error::runtime_error; };
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import stat
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _native
 from ..errors import FileError, OutOfMemory
 from .messages import shown
 
@@ -59,13 +59,11 @@ class Source:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def map(self) -> np.ndarray:
-        """The whole file, uint8, read-only, not copied."""
+        """The whole file, uint8, read-only, not copied. Bytes that the file loses later read as zeros, and then checks raise FileError."""
         if self.size == 0:
             return np.frombuffer(b"", np.uint8)
         try:
-            return np.frombuffer(mmap.mmap(self._file, self.size, access=mmap.ACCESS_READ), np.uint8)
-        except ValueError:
-            raise FileError(f"{self.name}: the file became shorter while it was opened; expected {self.size} bytes") from None
+            return _native.map_file(self._file, self.size, self.name)
         except OSError as error:
             raise OutOfMemory(f"{self.name}: {self.size} bytes could not be mapped ({error.strerror}); "
                               "expected that much address space, see ulimit -v") from None

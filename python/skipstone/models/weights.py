@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .. import _native
-from ..errors import ModelError, OutOfMemory, SkipstoneError
+from ..errors import FileError, ModelError, OutOfMemory, SkipstoneError
 from .builder import Scaled
 
 if TYPE_CHECKING:
@@ -263,6 +263,9 @@ class Weights:
     def _vector(self, name: Name, tensor: Tensor) -> np.ndarray:
         try:
             values = np.asarray(_native.dequantize(tensor.type, tensor.data), np.float32).reshape(-1)
+            _native.check_mapped(tensor.data)
+        except FileError:
+            raise
         except (SkipstoneError, ValueError, TypeError) as error:
             raise ModelError(f"{self._source}: tensor {tensor.name} of type {tensor.type}: {error}") from error
         if not np.isfinite(values).all():
