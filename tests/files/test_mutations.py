@@ -103,7 +103,7 @@ def test_the_trees_are_valid(tmp_path, gguf):
     assert [(t.name, t.type, list(t.shape[::-1]), t.data.size) for t in model.tensors.values()] == [(n, t, d, s) for n, d, t, s in gguf.tensors]
 
 
-@settings(SETTINGS, max_examples=1500)
+@settings(SETTINGS, max_examples=800)
 @given(data=st.data())
 def test_gguf_with_lies(tmp_path, data):
     path = tmp_path / "x.gguf"

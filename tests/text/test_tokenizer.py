@@ -473,3 +473,14 @@ def test_bundled(name):
     chat = "<|im_start|>user\nhi<|im_end|>\n" if qwen else "<bos><|turn>user\nhi<turn|>\n"
     ids = t.encode(chat, special=True)
     assert set(ids) & t.eos_ids and t.decode(ids, special=True) == chat and "<" not in t.decode(ids)
+
+
+def test_more_merges_than_a_vocabulary_has():
+    """Every beginning of a run of one letter joins every other: the merges grow with the square of the tokens."""
+    runs = ["a" * n for n in range(5, 400)]
+    keys = sentencepiece("llama")
+    keys["tokenizer.ggml.tokens"] += runs
+    keys["tokenizer.ggml.token_type"] += [1] * len(runs)
+    keys["tokenizer.ggml.scores"] += [0.0] * len(runs)
+    with pytest.raises(FileError, match="key tokenizer.ggml.tokens gives over 6916 merges for 705 tokens; expected about two for each"):
+        load_tokenizer(gguf_model(keys))

@@ -96,9 +96,10 @@ def _tokenizer(file: ModelFile) -> dict[str, Any]:
     folder = file.path if file.path.is_dir() else file.path.parent
     if file.format == "safetensors":
         from ..files.mapping import read_json
+        from ..text.from_json import TOKENIZER_LIMIT, TOKENIZER_VALUES
 
         if (folder / "tokenizer.json").is_file():
-            kind, vocabulary = "tokenizer.json", _ids(read_json(folder / "tokenizer.json", 128 << 20))
+            kind, vocabulary = "tokenizer.json", _ids(read_json(folder / "tokenizer.json", TOKENIZER_LIMIT, TOKENIZER_VALUES))
         config_path = folder / "tokenizer_config.json"
         if config_path.is_file():
             settings = read_json(config_path, 4 << 20)

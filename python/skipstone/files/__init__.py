@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import ArgumentError, FileError, OutOfMemory, SkipstoneError
 from .mapping import Source, read_json
-from .messages import shown
+from .messages import shown, shown_value
 from .model_file import ModelFile, Tensor
 from .safetensors import index_files, read_safetensors, read_sharded
 from .shards import part_paths, read_gguf_parts
@@ -99,6 +99,6 @@ def _described(path: Path, folder: Path, tensors: dict[str, Tensor]) -> ModelFil
 def _architecture(keys: dict[str, Any], key: str, file: str) -> str:
     value = keys.get(key)
     if not isinstance(value, str) or not 1 <= len(value) <= ARCHITECTURE_LIMIT:
-        found = "missing" if value is None else shown(repr(value))
+        found = "missing" if value is None else shown_value(value)
         raise FileError(f"{shown(file)}: key {key} is {found}; expected the architecture's name")
     return value

@@ -18,7 +18,8 @@ HEADER_LIMIT = 256 << 20
 STRING_LIMIT = 64 << 20
 KEY_LIMIT = 65535
 ENTRY_LIMIT = 4 << 20
-TENSOR_LIMIT = 100_000
+KEY_COUNT_LIMIT = 10_000
+TENSOR_LIMIT = 32_768         # ten times the largest known models'
 TENSOR_NAME_LIMIT = 1024
 
 cdef enum:
@@ -216,7 +217,7 @@ def parse(read, size, file):
         raise FileError(f"{file}: the file has GGUF version {version}; expected version 2 or 3")
     # The least entries: a tensor with a name of 1 byte and 1 dimension; a key of 1 byte with a value of 1 byte.
     tensors = header.count(8 + 1 + 4 + 8 + 4 + 8, TENSOR_LIMIT, "the number of tensors")
-    keys = header.count(8 + 1 + 4 + 1, TENSOR_LIMIT, "the number of keys")
+    keys = header.count(8 + 1 + 4 + 1, KEY_COUNT_LIMIT, "the number of keys")
 
     metadata = {}
     for i in range(keys):

@@ -8,7 +8,7 @@ from ..errors import FileError
 from . import _gguf
 from .gguf_types import REFUSED, TYPES
 from .mapping import Source
-from .messages import shown
+from .messages import shown, shown_value
 from .model_file import Tensor
 
 DEFAULT_ALIGNMENT = 32
@@ -35,7 +35,7 @@ def read_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _alignment(metadata: dict[str, Any], file: str) -> int:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or not 8 <= alignment <= ALIGNMENT_LIMIT or alignment & (alignment - 1):
-        raise FileError(f"{file}: key general.alignment is {shown(repr(alignment))}; expected a power of two from 8 to {ALIGNMENT_LIMIT}")
+        raise FileError(f"{file}: key general.alignment is {shown_value(alignment)}; expected a power of two from 8 to {ALIGNMENT_LIMIT}")
     return alignment
 
 

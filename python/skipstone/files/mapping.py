@@ -13,7 +13,7 @@ from .. import _native
 from ..errors import FileError, OutOfMemory
 from .messages import shown
 
-BRACKETS_LIMIT = 1_000_000      # of a JSON text: each becomes a Python object of 60 bytes and more
+VALUES_LIMIT = 200_000      # of a JSON text: each becomes a Python object of 50 to 250 bytes
 
 
 class Source:
@@ -93,10 +93,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def parse_json(text: bytes, file: str, unique: bool = False) -> dict[str, Any]:
-    """A JSON object. Raises FileError for anything else. unique: refuse a name that occurs twice in one object."""
-    if text.count(b"{") + text.count(b"[") > BRACKETS_LIMIT:
-        raise FileError(f"{file}: the JSON text has over {BRACKETS_LIMIT} objects and lists; expected fewer")
+def parse_json(text: bytes, file: str, unique: bool = False, values: int = VALUES_LIMIT) -> dict[str, Any]:
+    """A JSON object. Raises FileError for anything else. unique: refuse a name that occurs twice in one object. values: most of them.
+
+    Values are counted by commas and brackets, before any memory is taken; those within texts count as well.
+    """
+    if text.count(b",") + text.count(b"{") + text.count(b"[") > values:
+        raise FileError(f"{file}: the JSON text has over {values} values; expected fewer")
     try:
         value = json.loads(text.decode("utf-8"), parse_int=_integer, object_pairs_hook=_once if unique else None)
     except RecursionError:
@@ -117,8 +120,9 @@ def read_whole(path: Path, limit: int) -> bytes:
         return source.read(0, source.size)
 
 
-def read_json(path: Path, limit: int) -> dict[str, Any]:
-    return parse_json(read_whole(path, limit), shown(path.name))
+def read_json(path: Path, limit: int, values: int = VALUES_LIMIT) -> dict[str, Any]:
+    """limit: most bytes; values: as in parse_json."""
+    return parse_json(read_whole(path, limit), shown(path.name), values=values)
 
 
 def _kind(value: object) -> str:

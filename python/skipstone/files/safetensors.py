@@ -10,12 +10,13 @@ from typing import Any
 
 from ..errors import FileError
 from .mapping import Source, parse_json, read_json
-from .messages import shown
+from .messages import shown, shown_value
 from .model_file import Tensor
 
 HEADER_LIMIT = 100_000_000
 INDEX_LIMIT = 64 << 20
-TENSOR_LIMIT = 400_000
+INDEX_VALUES = 500_000
+TENSOR_LIMIT = 100_000
 RANK_LIMIT = 8
 DIMENSION_LIMIT = 1 << 62
 
@@ -41,7 +42,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         text = source.read(8, length)
         if len(text) < length or not text.startswith(b"{"):
             raise FileError(f"{file}: the header starts with {text[:4]!r}; expected a JSON object")
-        header = parse_json(text, file, unique=True)
+        header = parse_json(text, file, unique=True, values=10 * TENSOR_LIMIT)
         _check_notes(header.pop("__metadata__", None), file)
         if len(header) > TENSOR_LIMIT:
             raise FileError(f"{file}: the header lists {len(header)} tensors; expected at most {TENSOR_LIMIT}")
@@ -61,7 +62,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _check_notes(notes: Any, file: str) -> None:
     if notes is not None and not (isinstance(notes, dict) and all(isinstance(value, str) for value in notes.values())):
-        raise FileError(f"{file}: __metadata__ of the header is {shown(repr(notes))}; expected names and texts")
+        raise FileError(f"{file}: __metadata__ of the header is {shown_value(notes)}; expected names and texts")
 
 
 def _natural(value: Any, limit: int) -> bool:
@@ -71,14 +72,14 @@ def _natural(value: Any, limit: int) -> bool:
 def _span(name: str, info: Any, file: str) -> tuple[str, str, tuple[int, ...], int, int]:
     where = f"{file}: tensor {shown(name)}"
     if not isinstance(info, dict):
-        raise FileError(f"{where} is described by {shown(repr(info))}; expected an object with dtype, shape and data_offsets")
+        raise FileError(f"{where} is described by {shown_value(info)}; expected an object with dtype, shape and data_offsets")
     dtype, shape, offsets = info.get("dtype"), info.get("shape"), info.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise FileError(f"{where} has dtype {shown(repr(dtype))}; expected one of {', '.join(BITS)}")
+        raise FileError(f"{where} has dtype {shown_value(dtype)}; expected one of {', '.join(BITS)}")
     if not isinstance(shape, list) or len(shape) > RANK_LIMIT or not all(_natural(n, DIMENSION_LIMIT) for n in shape):
-        raise FileError(f"{where} has shape {shown(repr(shape))}; expected up to {RANK_LIMIT} dimensions")
+        raise FileError(f"{where} has shape {shown_value(shape)}; expected up to {RANK_LIMIT} dimensions")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(_natural(n, DIMENSION_LIMIT) for n in offsets) or offsets[0] > offsets[1]:
-        raise FileError(f"{where} has data_offsets {shown(repr(offsets))}; expected [begin, end]")
+        raise FileError(f"{where} has data_offsets {shown_value(offsets)}; expected [begin, end]")
     bits = BITS[dtype]
     for n in shape:
         bits *= n
@@ -91,13 +92,13 @@ def _span(name: str, info: Any, file: str) -> tuple[str, str, tuple[int, ...], i
 def index_files(index: Path) -> dict[str, str]:
     """The map from tensor to file name in model.safetensors.index.json. Raises FileError."""
     file = shown(index.name)
-    weight_map = read_json(index, INDEX_LIMIT).get("weight_map")
+    weight_map = read_json(index, INDEX_LIMIT, INDEX_VALUES).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise FileError(f"{file}: weight_map is {shown(repr(weight_map))}; expected an object that names a file for each tensor")
     for name, part in weight_map.items():
         # A plain name: an index must not reach files outside its folder.
         if not isinstance(part, str) or not part.endswith(".safetensors") or set(part) & set("/\\\0:") or part.startswith("."):
-            raise FileError(f"{file}: tensor {shown(name)} lies in {shown(repr(part))}; expected the plain name of a .safetensors file "
+            raise FileError(f"{file}: tensor {shown(name)} lies in {shown_value(part)}; expected the plain name of a .safetensors file "
                             "in the same folder")
     return weight_map
 

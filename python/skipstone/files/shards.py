@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import FileError
 from .gguf import read_gguf
-from .messages import shown
+from .messages import shown, shown_value
 from .model_file import Tensor
 
 PART = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
@@ -58,6 +58,6 @@ def read_gguf_parts(path: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]
 def _count(metadata: dict[str, Any], key: str, file: str, default: int | None = None) -> int:
     value = metadata.get(key, default)
     if type(value) is not int or value < 0:
-        found = "missing" if value is None else shown(repr(value))
+        found = "missing" if value is None else shown_value(value)
         raise FileError(f"{shown(file)}: key {key} is {found}; expected a number")
     return value

@@ -10,12 +10,14 @@ import operator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..errors import ModelError
+from ..files.messages import shown, shown_value
 
 if TYPE_CHECKING:
     from ..files import ModelFile
 
 # No released model comes near these; they keep sizes, and what is computed from them, sane.
 MOST_LAYERS, MOST_HEADS, WIDEST, LONGEST = 1024, 4096, 1 << 20, (1 << 31) - 1
+LONGEST_WORD = 64  # letters of an option's name
 
 
 class Keys:
@@ -136,6 +138,8 @@ class Keys:
         key, value = self._find(gguf, config)
         if value is not None and not isinstance(value, str):
             self.fail(key, value, "a string")
+        if isinstance(value, str) and len(value) > LONGEST_WORD:
+            self.fail(key, value, f"at most {LONGEST_WORD} letters")
         return default if value is None else value
 
     def layer_types(self, count: int, first: str, second: str) -> tuple[bool, ...] | None:
@@ -183,7 +187,5 @@ def _whole(value: Any) -> int | None:
 
 
 def _short(value: object) -> str:
-    text = repr(value) if isinstance(value, (str, bytes, int, float, bool, list, dict)) else str(value)
-    if isinstance(value, str) and value.startswith("a list of "):
-        text = value
-    return text if len(text) <= 60 else text[:57] + "..."
+    described = isinstance(value, str) and value.startswith("a list of ")
+    return shown_value(value, 60) if isinstance(value, (str, bytes, int, float, bool, list, dict)) and not described else shown(value, 60)

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 
 from ..errors import FileError
 from ..files import ModelFile
-from ..files.messages import shown
+from ..files.messages import shown, shown_value
 from . import markers
 from ._vocabulary import ALPHABET, byte_level_pieces, merges_from_scores, check_merges
 from .vocabulary import BYTE_TOKEN, Added, Vocabulary, library_errors
@@ -43,7 +43,7 @@ class _Reader:
     def value(self, key: str, kind: type, default: Any = None) -> Any:
         value = self.keys.get(key, default)
         if value is not None and type(value) is not kind:
-            raise self.error(key, f"is {shown(repr(value))}", f"a value of type {kind.__name__}")
+            raise self.error(key, f"is {shown_value(value)}", f"a value of type {kind.__name__}")
         return value
 
     def array(self, key: str, kind: type, length: int | None = None) -> list[Any]:
@@ -69,7 +69,7 @@ class _Reader:
         if kind in (None, "none", "no_vocab"):
             return None
         if kind not in ("gpt2", "gemma4", "llama"):
-            raise self.error("tokenizer.ggml.model", f"is {shown(repr(kind))}", "gpt2, gemma4 or llama: Skipstone knows no other tokenizer")
+            raise self.error("tokenizer.ggml.model", f"is {shown_value(kind)}", "gpt2, gemma4 or llama: Skipstone knows no other tokenizer")
         self.read_tokens()
         if kind == "gpt2":
             vocabulary = self.byte_level()
@@ -94,7 +94,7 @@ class _Reader:
         if len(ids) != len(tokens):
             for i, token in enumerate(tokens):
                 if token and ids[token] != i:
-                    raise self.error(f"{key}[{i}]", f"is {shown(ascii(token))}, and so is [{ids[token]}]", "each token once")
+                    raise self.error(f"{key}[{i}]", f"is {shown_value(token)}, and so is [{ids[token]}]", "each token once")
         ids.pop("", None)
         longest = max(ids, key=len, default="")
         if len(longest) > TOKEN_LIMIT:
@@ -109,7 +109,7 @@ class _Reader:
         key = "tokenizer.ggml.pre"
         pre = self.value(key, str)
         if pre not in WORDS:
-            raise self.error(key, f"is {shown(repr(pre))}", f"one of {', '.join(WORDS)}: Skipstone knows no other rule to cut text into words")
+            raise self.error(key, f"is {shown_value(pre)}", f"one of {', '.join(WORDS)}: Skipstone knows no other rule to cut text into words")
         missing = [letter for letter in ALPHABET if letter not in self.ids]
         if missing:
             raise self.error("tokenizer.ggml.tokens", f"lacks {len(missing)} of the 256 letters for bytes, {ascii(missing[0])} first", "all of them")
@@ -125,7 +125,7 @@ class _Reader:
             if kind == BYTE:
                 match = BYTE_TOKEN.fullmatch(self.tokens[i])
                 if match is None:
-                    raise self.error(f"tokenizer.ggml.tokens[{i}]", f"is {shown(ascii(self.tokens[i]))}, a byte token", "<0x00> to <0xFF>")
+                    raise self.error(f"tokenizer.ggml.tokens[{i}]", f"is {shown_value(self.tokens[i])}, a byte token", "<0x00> to <0xFF>")
                 pieces[i] = bytes((int(match[1], 16),))
                 complete += 1
         unknown = self.id("tokenizer.ggml.unknown_token_id")

@@ -13,12 +13,14 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from ..errors import FileError
 from ..files import ModelFile
 from ..files.mapping import read_json, read_whole
-from ..files.messages import shown
+from ..files.messages import shown, shown_value
 from . import markers
 from ._vocabulary import ALPHABET, byte_level_pieces, check_merges
+from .expressions import too_slow
 from .vocabulary import BYTE_TOKEN, Added, Vocabulary, library_errors
 
 TOKENIZER_LIMIT = 64 << 20          # bytes; Gemma's has 33 MB
+TOKENIZER_VALUES = 3_000_000        # Gemma's has 1.9 million
 CONFIG_LIMIT = 16 << 20
 TEMPLATE_LIMIT = 1 << 20
 STEPS_LIMIT = 4                     # of a sequence of normalizers; each may make a text a few times longer
@@ -34,7 +36,7 @@ def read_vocabulary(model_file: ModelFile) -> Vocabulary | None:
     folder = model_file.path if model_file.path.is_dir() else model_file.path.parent
     if not (folder / FILE).exists():
         return None
-    vocabulary, ids = _Reader(read_json(folder / FILE, TOKENIZER_LIMIT), model_file).vocabulary()
+    vocabulary, ids = _Reader(read_json(folder / FILE, TOKENIZER_LIMIT, TOKENIZER_VALUES), model_file).vocabulary()
     notes = read_json(folder / "tokenizer_config.json", CONFIG_LIMIT) if (folder / "tokenizer_config.json").exists() else {}
     _describe(vocabulary, ids, notes, model_file)
     vocabulary.chat_template = _template(folder, notes)
@@ -42,7 +44,7 @@ def read_vocabulary(model_file: ModelFile) -> Vocabulary | None:
 
 
 def _wrong(what: str, found: Any, expected: str, file: str = FILE) -> FileError:
-    return FileError(f"{file}: {what} is {shown(repr(found))}; expected {expected}")
+    return FileError(f"{file}: {what} is {shown_value(found)}; expected {expected}")
 
 
 def _get(node: dict[str, Any], key: str, kind: type, default: Any, what: str = "", file: str = FILE) -> Any:
@@ -125,7 +127,7 @@ class _Reader:
         limit = self.rows if self.rows is not None else 4 * len(vocab) + 1024
         for token, i in vocab.items():
             if type(i) is not int or not 0 <= i < limit:
-                raise FileError(f"{FILE}: token {shown(ascii(token))} has id {shown(repr(i))}; expected ids below {limit}, the model's vocabulary")
+                raise FileError(f"{FILE}: token {shown_value(token)} has id {shown_value(i)}; expected ids below {limit}, the model's vocabulary")
         if len(set(vocab.values())) != len(vocab):
             raise FileError(f"{FILE}: {len(vocab)} tokens share {len(set(vocab.values()))} ids; expected an id for each")
         self.ids, self.limit = vocab, limit
@@ -139,7 +141,7 @@ class _Reader:
             if not isinstance(entry, dict):
                 raise _wrong("an entry of added_tokens", entry, "an object")
             text, i = entry.get("content"), entry.get("id")
-            what = f"the added token {shown(ascii(text))}"
+            what = f"the added token {shown_value(text)}"
             if not isinstance(text, str) or type(i) is not int or i < 0:
                 raise _wrong("an entry of added_tokens", entry, "content and id")
             if not text or i >= self.limit and self.rows is not None:
@@ -191,6 +193,9 @@ class _Reader:
             if kind == "String" and isinstance(text, str) and text:
                 return text
             if regex and kind == "Regex" and isinstance(text, str) and 0 < len(text) <= REGEX_LIMIT:
+                problem = too_slow(text)
+                if problem:
+                    raise _wrong(f"{what}.pattern", text, f"an expression that is fast on every text; this has {problem}")
                 return Regex(text)
         raise _wrong(f"{what}.pattern", pattern, "a text" + (f" or a regular expression of at most {REGEX_LIMIT} letters" if regex else ""))
 
