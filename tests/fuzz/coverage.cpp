@@ -12,7 +12,7 @@ extern "C" {
 constexpr uintptr_t places = 1 << 13;      // more than a module has
 EXPORTED uint8_t skipstone_fuzz_counters[places];
 EXPORTED uintptr_t skipstone_fuzz_places[2 * places];
-EXPORTED const uintptr_t skipstone_fuzz_count = places;
+EXPORTED uintptr_t skipstone_fuzz_count = places;
 EXPORTED void* skipstone_fuzz_compare[9];   // cmp and const_cmp of 1, 2, 4 and 8 bytes, switch
 
 HIDDEN void __sanitizer_cov_trace_pc() {
