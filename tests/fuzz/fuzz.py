@@ -17,13 +17,13 @@ import atheris
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from native_coverage import join  # noqa: E402
+
 with atheris.instrument_imports(include=["skipstone.files", "skipstone.text", "skipstone.errors"]):
     from targets import NATIVE, TARGETS
 
 
 def main() -> None:
-    from native_coverage import join
-
     name, *rest = sys.argv[1:]
     own = ["-timeout=20", "-rss_limit_mb=3000", "-max_len=40000", f"-dict={HERE / f'{name}.dict'}"]
     if all(option.startswith("-") for option in rest):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -9,10 +10,13 @@ import atheris
 
 FUNCTIONS = [f"__sanitizer_cov_trace_{name}" for name in ("cmp1", "cmp2", "cmp4", "cmp8", "const_cmp1", "const_cmp2", "const_cmp4", "const_cmp8", "switch")]
 
+CORE = str(next(Path(atheris.__file__).parent.glob("core_with_libfuzzer*")))
+os.environ["SKIPSTONE_FUZZER"] = CORE          # for preload.cpp
+core = ctypes.CDLL(CORE)
+
 
 def join(modules: list[ModuleType]) -> int:
     """How many of the modules were built for it. To be called before fuzzing starts."""
-    core = ctypes.CDLL(str(next(Path(atheris.__file__).parent.glob("core_with_libfuzzer*"))))
     joined = 0
     for module in modules:
         built = ctypes.CDLL(module.__file__)

@@ -1,5 +1,5 @@
 // Put before the runtime of the address sanitizer, which has empty functions of the same names as libFuzzer: these pass on to libFuzzer.
-// SKIPSTONE_FUZZER names the library that holds it (atheris' core_with_libfuzzer), which must be loaded by then.
+// SKIPSTONE_FUZZER names the library that holds it, atheris' core_with_libfuzzer; native_coverage.py sets it and loads the library.
 #include <dlfcn.h>
 
 #include <cstdint>
