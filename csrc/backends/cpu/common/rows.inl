@@ -93,9 +93,10 @@ static void quantize(const float* x, int64_t n, QuantizedRow out) {
     out.sum[b] = scale * (low + high);
     out.half_sum[2 * b] = scale * low;
     out.half_sum[2 * b + 1] = scale * high;
-    out.minus[b] = -static_cast<int32_t>(low + high);
-    out.half_minus[2 * b] = -static_cast<int32_t>(low);
-    out.half_minus[2 * b + 1] = -static_cast<int32_t>(high);
+    // Negated as floats: rows that are no numbers (a hostile model's) become INT32_MIN, which has no negative.
+    out.minus[b] = static_cast<int32_t>(-(low + high));
+    out.half_minus[2 * b] = static_cast<int32_t>(-low);
+    out.half_minus[2 * b + 1] = static_cast<int32_t>(-high);
   }
 }
 
