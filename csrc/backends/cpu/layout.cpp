@@ -9,35 +9,63 @@
 
 #include "backends/cpu/layout.h"
 #include "formats/float16.h"
+#include "formats/iq4.h"
+#include "formats/q3_k.h"
 
 namespace skipstone::cpu {
 namespace {
 
-// The unsigned values of 32 columns of one row go to their places in the planes.
-template <int W> void put_nibbles(const uint8_t v[32], int row, uint8_t* plane) {
-  for (int j = 0; j < 4; ++j)
-    for (int c = 0; c < 4; ++c) plane[32 * W * j + 4 * row + c] = static_cast<uint8_t>((v[4 * j + c] & 15) | (v[16 + 4 * j + c] & 15) << 4);
+// Eight bytes at a time, with shifts and masks: packing shall keep up with the memory, on every machine with the same code.
+uint64_t eight(const uint8_t* p) {
+  uint64_t v;
+  memcpy(&v, p, 8);
+  return v;
 }
-template <int W> void put_bits(const uint8_t v[32], int row, uint8_t* plane) {
-  for (int c = 0; c < 4; ++c) {
-    uint8_t byte = 0;
-    for (int i = 0; i < 8; ++i) byte = static_cast<uint8_t>(byte | ((v[4 * i + c] >> 4) & 1) << i);
-    plane[4 * row + c] = byte;
+uint32_t four(const uint8_t* p) {
+  uint32_t v;
+  memcpy(&v, p, 4);
+  return v;
+}
+constexpr uint64_t low_nibbles = 0x0f0f0f0f0f0f0f0f;
+
+// The 16 bytes of a row's nibbles, in order of their columns, go to its places in the four registers.
+template <int W> void put_plane(uint64_t first, uint64_t second, int row, uint8_t* plane) {
+  const uint32_t registers[4] = {static_cast<uint32_t>(first), static_cast<uint32_t>(first >> 32), static_cast<uint32_t>(second), static_cast<uint32_t>(second >> 32)};
+  for (int j = 0; j < 4; ++j) memcpy(plane + 32 * W * j + 4 * row, &registers[j], 4);
+}
+// From 16 bytes that already hold columns 0..15 below and 16..31 above.
+template <int W> void put_as_they_are(const uint8_t* in, int row, uint8_t* plane) { put_plane<W>(eight(in), eight(in + 8), row, plane); }
+// From a byte a column: its low or its high nibble.
+template <int W> void put_low(const uint8_t* in, int row, uint8_t* plane) {
+  const uint64_t mask = low_nibbles;
+  put_plane<W>((eight(in) & mask) | (eight(in + 16) & mask) << 4, (eight(in + 8) & mask) | (eight(in + 24) & mask) << 4, row, plane);
+}
+template <int W> void put_high(const uint8_t* in, int row, uint8_t* plane) {
+  const uint64_t mask = low_nibbles;
+  put_plane<W>((eight(in) >> 4 & mask) | (eight(in + 16) & ~mask), (eight(in + 8) >> 4 & mask) | (eight(in + 24) & ~mask), row, plane);
+}
+// Bit k of `bits` belongs to column k: bit i of byte c is that of column 4i + c.
+template <int W> void put_bits(uint32_t bits, int row, uint8_t* plane) {
+  uint32_t x = bits, t;                                  // a transposition of 8 x 4 bits, two bits of the place at a time
+  t = (x ^ (x >> 3)) & 0x0a0a0a0a, x ^= t ^ (t << 3);
+  t = (x ^ (x >> 6)) & 0x00cc00cc, x ^= t ^ (t << 6);
+  t = (x ^ (x >> 12)) & 0x0000f0f0, x ^= t ^ (t << 12);
+  t = (x ^ (x >> 8)) & 0x0000ff00, x ^= t ^ (t << 8);
+  memcpy(plane + 4 * row, &x, 4);
+}
+// Bit `bit` of a byte a column.
+template <int W> void put_bit_of(const uint8_t* in, int bit, int row, uint8_t* plane) {
+  uint32_t out = 0;
+  for (int i = 0; i < 8; ++i) out |= (four(in + 4 * i) >> bit & 0x01010101) << i;
+  memcpy(plane + 4 * row, &out, 4);
+}
+// Bits `bit` and `bit` + 1 of a byte a column.
+template <int W> void put_pairs(const uint8_t* in, int bit, int row, uint8_t* plane) {
+  for (int p = 0; p < 2; ++p) {
+    uint32_t out = 0;
+    for (int i = 0; i < 4; ++i) out |= (four(in + 16 * p + 4 * i) >> bit & 0x03030303) << (2 * i);
+    memcpy(plane + 32 * W * p + 4 * row, &out, 4);
   }
-}
-template <int W> void put_pairs(const uint8_t v[32], int row, uint8_t* plane) {
-  for (int p = 0; p < 2; ++p)
-    for (int c = 0; c < 4; ++c) {
-      uint8_t byte = 0;
-      for (int i = 0; i < 4; ++i) byte = static_cast<uint8_t>(byte | ((v[16 * p + 4 * i + c] >> 4) & 3) << (2 * i));
-      plane[32 * W * p + 4 * row + c] = byte;
-    }
-}
-// The same for types of two bits a weight: bits 2i and 2i + 1 of byte (row, c) of register p are column 16p + 4i + c.
-template <int W> void put_low_pairs(const uint8_t v[32], int row, uint8_t* plane) {
-  uint8_t raised[32];
-  for (int i = 0; i < 32; ++i) raised[i] = static_cast<uint8_t>(v[i] << 4);
-  put_pairs<W>(raised, row, plane);
 }
 void put_half(uint8_t* scales, int row, const uint8_t* half) { memcpy(scales + 2 * row, half, 2); }
 
@@ -57,9 +85,7 @@ template <int W> void pack_q4_0(const uint8_t* const rows[], int64_t columns, ui
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 18 * b;
       put_half(group + q4_0<W>::scale_at(b), r, in);
-      uint8_t v[32];
-      for (int i = 0; i < 16; ++i) v[i] = in[2 + i] & 15, v[16 + i] = in[2 + i] >> 4;
-      put_nibbles<W>(v, r, group + q4_0<W>::piece_at(b));
+      put_as_they_are<W>(in + 2, r, group + q4_0<W>::piece_at(b));
     }
 }
 
@@ -69,15 +95,8 @@ template <int W> void pack_q5_0(const uint8_t* const rows[], int64_t columns, ui
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 22 * b;
       put_half(group + q5_0<W>::scale_at(b), r, in);
-      uint32_t high;
-      memcpy(&high, in + 2, 4);
-      uint8_t v[32];
-      for (int i = 0; i < 32; ++i) {
-        uint8_t low = i < 16 ? in[6 + i] & 15 : in[6 + i - 16] >> 4;
-        v[i] = static_cast<uint8_t>(low | ((high >> i) & 1) << 4);
-      }
-      put_nibbles<W>(v, r, group + q5_0<W>::piece_at(b));
-      put_bits<W>(v, r, group + q5_0<W>::piece_at(b) + planes<W>::after_nibbles);
+      put_as_they_are<W>(in + 6, r, group + q5_0<W>::piece_at(b));
+      put_bits<W>(four(in + 2), r, group + q5_0<W>::piece_at(b) + planes<W>::after_nibbles);
     }
 }
 
@@ -91,15 +110,8 @@ template <bool FIVE, int W> void pack_q45_1(const uint8_t* const rows[], int64_t
       uint8_t* scales = group + L::scale_at(b);
       put_half(scales, r, in);
       put_half(scales + L::scale / 2, r, in + 2);
-      uint32_t high = 0;
-      if (FIVE) memcpy(&high, in + 4, 4);
-      uint8_t v[32];
-      for (int i = 0; i < 32; ++i) {
-        uint8_t low = i < 16 ? in[low_at + i] & 15 : in[low_at + i - 16] >> 4;
-        v[i] = static_cast<uint8_t>(low | ((high >> i) & 1) << 4);
-      }
-      put_nibbles<W>(v, r, group + L::piece_at(b));
-      if (FIVE) put_bits<W>(v, r, group + L::piece_at(b) + planes<W>::after_nibbles);
+      put_as_they_are<W>(in + low_at, r, group + L::piece_at(b));
+      if (FIVE) put_bits<W>(four(in + 4), r, group + L::piece_at(b) + planes<W>::after_nibbles);
     }
 }
 
@@ -109,9 +121,7 @@ template <int W> void pack_mxfp4(const uint8_t* const rows[], int64_t columns, u
     for (int r = 0; r < 8 * W; ++r) {
       const uint8_t* in = rows[r] + 17 * b;
       group[mxfp4<W>::scale_at(b) + r] = in[0];
-      uint8_t v[32];
-      for (int i = 0; i < 16; ++i) v[i] = in[1 + i] & 15, v[16 + i] = in[1 + i] >> 4;
-      put_nibbles<W>(v, r, group + mxfp4<W>::piece_at(b));
+      put_as_they_are<W>(in + 1, r, group + mxfp4<W>::piece_at(b));
     }
 }
 
@@ -129,9 +139,8 @@ template <int W> void pack_nvfp4(const uint8_t* const rows[], int64_t columns, u
         memcpy(scales + half * (nvfp4<W>::scale / 2) + 2 * r, &bits, 2);
       }
       const uint8_t* in = rows[r] + 36 * (b / 2) + 4 + 16 * (b % 2);
-      uint8_t v[32];
-      for (int i = 0; i < 32; ++i) v[i] = (in[8 * (i / 16) + i % 8] >> (i % 16 < 8 ? 0 : 4)) & 15;
-      put_nibbles<W>(v, r, group + nvfp4<W>::piece_at(b));
+      const uint64_t first = eight(in), second = eight(in + 8), mask = low_nibbles;       // of columns 0..15, of 16..31: each its first half below
+      put_plane<W>((first & mask) | (second & mask) << 4, (first >> 4 & mask) | (second & ~mask), r, group + nvfp4<W>::piece_at(b));
     }
 }
 
@@ -144,9 +153,7 @@ template <int W> void pack_q2_k(const uint8_t* const rows[], int64_t columns, ui
       put_half(out + q2_k<W>::dmin, r, in + 82);
       for (int s = 0; s < 16; ++s) out[q2_k<W>::scales + q2_k<W>::scale * s + r] = in[s];
       for (int j = 0; j < 8; ++j) {
-        uint8_t v[32];
-        for (int i = 0; i < 32; ++i) v[i] = (in[16 + 32 * (j / 4) + i] >> (2 * (j % 4))) & 3;
-        put_low_pairs<W>(v, r, out + q2_k<W>::header + q2_k<W>::piece * j);
+        put_pairs<W>(in + 16 + 32 * (j / 4), 2 * (j % 4), r, out + q2_k<W>::header + q2_k<W>::piece * j);
       }
     }
 }
@@ -155,9 +162,7 @@ template <int W> void pack_q2_k(const uint8_t* const rows[], int64_t columns, ui
 uint16_t d_of(int type_id, const uint8_t* block) {
   uint16_t bits;
   switch (type_id) {
-    case 11: memcpy(&bits, block + 108, 2); return bits;            // Q3_K
     case 34: memcpy(&bits, block + 52, 2); return bits;             // TQ1_0
-    case 35: memcpy(&bits, block + 64, 2); return bits;             // TQ2_0
     case 29: {                                                      // IQ1_M: the top nibbles of its four words of scales
       bits = 0;
       for (int i = 0; i < 4; ++i) bits = static_cast<uint16_t>(bits | (block[48 + 2 * i + 1] >> 4) << (4 * i));
@@ -187,7 +192,58 @@ template <int ID, bool HALVES, const Codes& CODES, int W> void pack_coded(const 
         }
         uint8_t v[32];
         for (int i = 0; i < 32; ++i) v[i] = code_of[static_cast<uint8_t>(u.q[i])];
-        put_nibbles<W>(v, r, out + L::header + L::piece * j);
+        put_low<W>(v, r, out + L::header + L::piece * j);
+      }
+    }
+}
+
+// Those of the coded types whose bits already are the codes, by the same layout and without a look at the weights. Their scales are whole numbers.
+template <int W> void pack_iq4_xs(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
+  using L = coded<false, W>;
+  for (int64_t b = 0; b < columns / 256; ++b)
+    for (int r = 0; r < 8 * W; ++r) {
+      const auto& in = *reinterpret_cast<const formats::IQ4_XS::Block*>(rows[r] + sizeof(formats::IQ4_XS::Block) * b);
+      uint8_t* out = group + L::super * b;
+      memcpy(out + 2 * r, &in.d, 2);
+      for (int j = 0; j < 8; ++j) {
+        out[L::scales + L::scale * j + r] = static_cast<uint8_t>(in.scale(j));
+        put_as_they_are<W>(in.qs + 16 * j, r, out + L::header + L::piece * j);
+      }
+    }
+}
+template <int W> void pack_q3_k(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
+  using L = coded<true, W>;
+  for (int64_t b = 0; b < columns / 256; ++b)
+    for (int r = 0; r < 8 * W; ++r) {
+      const auto& in = *reinterpret_cast<const formats::Q3_K::Block*>(rows[r] + sizeof(formats::Q3_K::Block) * b);
+      uint8_t* out = group + L::super * b;
+      memcpy(out + 2 * r, &in.d, 2);
+      for (int s = 0; s < 16; ++s) out[L::scales + L::scale * s + r] = static_cast<uint8_t>(in.scale(s));
+      for (int j = 0; j < 8; ++j) {
+        uint8_t v[32];
+        for (int i = 0; i < 32; i += 8) {
+          const uint64_t code = (eight(in.qs + 32 * (j / 4) + i) >> (2 * (j % 4)) & 0x0303030303030303) | (eight(in.hmask + i) >> j & 0x0101010101010101) << 2;
+          memcpy(v + i, &code, 8);
+        }
+        put_low<W>(v, r, out + L::header + L::piece * j);
+      }
+    }
+}
+template <int W> void pack_tq2_0(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
+  using L = coded<false, W>;
+  for (int64_t b = 0; b < columns / 256; ++b)
+    for (int r = 0; r < 8 * W; ++r) {
+      const uint8_t* in = rows[r] + 66 * b;
+      uint8_t* out = group + L::super * b;
+      put_half(out, r, in + 64);
+      for (int j = 0; j < 8; ++j) {
+        uint8_t v[32];
+        for (int i = 0; i < 32; i += 8) {
+          const uint64_t code = eight(in + 32 * (j / 4) + i) >> (2 * (j % 4)) & 0x0303030303030303;
+          memcpy(v + i, &code, 8);
+        }
+        out[L::scales + L::scale * j + r] = 1;
+        put_low<W>(v, r, out + L::header + L::piece * j);
       }
     }
 }
@@ -214,13 +270,9 @@ template <bool FIVE, int W> void pack_q45_k(const uint8_t* const rows[], int64_t
       put_half(out + K::dmin, r, in + 2);
       for (int j = 0; j < 8; ++j) {
         scale_and_min(in + 4, j, out[K::blocks + K::block * j + r], out[K::blocks + K::block * j + K::min + r]);
-        uint8_t v[32];
-        for (int i = 0; i < 32; ++i) {
-          v[i] = (in[low_at + 32 * (j / 2) + i] >> (4 * (j & 1))) & 15;
-          if (FIVE) v[i] = static_cast<uint8_t>(v[i] | ((in[16 + i] >> j) & 1) << 4);
-        }
-        put_nibbles<W>(v, r, out + K::header + K::piece * j);
-        if (FIVE) put_bits<W>(v, r, out + K::header + K::piece * j + planes<W>::after_nibbles);
+        uint8_t* piece = out + K::header + K::piece * j;
+        (j & 1 ? put_high<W> : put_low<W>)(in + low_at + 32 * (j / 2), r, piece);
+        if (FIVE) put_bit_of<W>(in + 16, j, r, piece + planes<W>::after_nibbles);
       }
     }
 }
@@ -233,21 +285,20 @@ template <int W> void pack_q6_k(const uint8_t* const rows[], int64_t columns, ui
       put_half(out, r, in + 208);
       for (int s = 0; s < 16; ++s) out[q6_k<W>::scales + q6_k<W>::scale * s + r] = in[192 + s];
       for (int j = 0; j < 8; ++j) {
-        uint8_t v[32];
+        uint8_t* piece = out + q6_k<W>::header + q6_k<W>::piece * j;
         const int half = j / 4, k = j % 4;
-        for (int i = 0; i < 32; ++i) {
-          uint8_t low = (in[64 * half + 32 * (k & 1) + i] >> (4 * (k >> 1))) & 15, high = (in[128 + 32 * half + i] >> (2 * k)) & 3;
-          v[i] = static_cast<uint8_t>(low | high << 4);
-        }
-        put_nibbles<W>(v, r, out + q6_k<W>::header + q6_k<W>::piece * j);
-        put_pairs<W>(v, r, out + q6_k<W>::header + q6_k<W>::piece * j + planes<W>::after_nibbles);
+        (k >> 1 ? put_high<W> : put_low<W>)(in + 64 * half + 32 * (k & 1), r, piece);
+        put_pairs<W>(in + 128 + 32 * half, 2 * k, r, piece + planes<W>::after_nibbles);
       }
     }
 }
 
+// A square of the matrix at a time, so that whole lines of memory are read and written.
 template <int BYTES, int W> void pack_values(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
-  for (int64_t k = 0; k < columns; ++k)
-    for (int r = 0; r < 8 * W; ++r) memcpy(group + BYTES * (8 * W * k + r), rows[r] + BYTES * k, BYTES);
+  constexpr int64_t side = 64 / BYTES;
+  for (int64_t start = 0; start < columns; start += side)
+    for (int r = 0; r < 8 * W; ++r)
+      for (int64_t k = start; k < columns && k < start + side; ++k) memcpy(group + BYTES * (8 * W * k + r), rows[r] + BYTES * k, BYTES);
 }
 
 template <class L> int64_t simple_bytes(int64_t columns) { return (columns / 32 + 1) / 2 * L::pair; }
@@ -272,7 +323,7 @@ const MatmulLayout layouts[] = {
     {"Q4_K", false, super_bytes<q4_k<1>>, {pack_q45_k<false, 1>, pack_q45_k<false, 2>}},
     {"Q5_K", false, super_bytes<q5_k<1>>, {pack_q45_k<true, 1>, pack_q45_k<true, 2>}},
     {"Q6_K", false, super_bytes<q6_k<1>>, {pack_q6_k<1>, pack_q6_k<2>}},
-    {"Q3_K", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<11, true, q3_k_codes)},
+    {"Q3_K", false, super_bytes<coded<true, 1>>, {pack_q3_k<1>, pack_q3_k<2>}},
     {"IQ1_S", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<19, false, iq1_codes)},
     {"IQ1_M", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<29, true, iq1_codes)},
     {"IQ2_XXS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<16, false, iq2_codes)},
@@ -280,9 +331,9 @@ const MatmulLayout layouts[] = {
     {"IQ2_S", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<22, true, iq2_codes)},
     {"IQ3_XXS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<18, false, iq3_xxs_codes)},
     {"IQ3_S", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<21, false, iq3_s_codes)},
-    {"IQ4_XS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<23, false, iq4_codes)},
+    {"IQ4_XS", false, super_bytes<coded<false, 1>>, {pack_iq4_xs<1>, pack_iq4_xs<2>}},
     {"TQ1_0", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<34, false, ternary_codes)},
-    {"TQ2_0", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<35, false, ternary_codes)},
+    {"TQ2_0", false, super_bytes<coded<false, 1>>, {pack_tq2_0<1>, pack_tq2_0<2>}},
 };
 #undef BOTH
 
