@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <mutex>
@@ -123,5 +124,27 @@ void check_mapped(const void* address) {
   if (region && region->damaged.load())
     throw FileError(region->name + ": the file became shorter, or could not be read any more, while it was in use; expected that nobody changes it. Load it again");
 }
+
+namespace {
+
+// For the pages from that of the first byte up to that of the last, which others may read at the same moment: both kinds of advice leave the bytes as
+// they are. A refusal costs time or memory alone.
+void advise(const void* begin, size_t bytes, int advice) {
+  const uintptr_t from = reinterpret_cast<uintptr_t>(begin);
+  const Region* region = region_of(from);
+  if (!region || !bytes) return;
+  const uintptr_t first = from / page_bytes * page_bytes, end = std::min(from + bytes, region->end.load());
+  if (first < end) madvise(reinterpret_cast<void*>(first), end - first, advice);
+}
+
+}  // namespace
+
+void fetch_mapped(const void* begin, size_t bytes) {
+#ifdef MADV_POPULATE_READ
+  advise(begin, bytes, MADV_POPULATE_READ);
+#endif
+}
+
+void release_mapped(const void* begin, size_t bytes) { advise(begin, bytes, MADV_DONTNEED); }
 
 }  // namespace skipstone

@@ -31,4 +31,9 @@ class MappedFile {
 // Throws FileError if `address` lies in a mapping some of whose bytes were lost. Costs one load as long as none was.
 void check_mapped(const void* address);
 
+// For bytes of a mapped file that are about to be read, and for those that will hardly be read again: the process then holds no memory for
+// them, and reading them once more costs a fault a page. Nothing happens where `begin` does not lie in a mapped file.
+void fetch_mapped(const void* begin, size_t bytes);
+void release_mapped(const void* begin, size_t bytes);
+
 }  // namespace skipstone

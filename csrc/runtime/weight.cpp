@@ -2,12 +2,14 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 #include <vector>
 
 #include "runtime/error.h"
+#include "runtime/mapped_file.h"
 #include "runtime/thread_pool.h"
 
 namespace skipstone {
@@ -22,6 +24,23 @@ std::shared_ptr<uint8_t> allocate(int64_t bytes) {
   if (alignment == large) madvise(p, size, MADV_HUGEPAGE);
 #endif
   return std::shared_ptr<uint8_t>(static_cast<uint8_t*>(p), [](uint8_t* q) { std::free(q); });
+}
+
+std::shared_ptr<uint8_t> allocate_shared(int64_t bytes) {
+  constexpr int64_t chunk_bytes = int64_t{32} << 20;
+  if (bytes > chunk_bytes / 8) return allocate(bytes);
+  static std::mutex mutex;
+  static std::shared_ptr<uint8_t> chunk;
+  static int64_t used = 0;
+  const std::lock_guard lock(mutex);
+  bytes = (bytes + 63) / 64 * 64;
+  if (chunk && chunk.use_count() == 1) used = 0;           // nobody has a part of it any more
+  if (!chunk || used + bytes > chunk_bytes) {
+    chunk = allocate(chunk_bytes);
+    used = 0;
+  }
+  used += bytes;
+  return std::shared_ptr<uint8_t>(chunk, chunk.get() + used - bytes);
 }
 
 Weight::Weight(const std::string& type, int64_t rows, int64_t columns, std::vector<const uint8_t*> experts, int64_t bytes, std::shared_ptr<void> owner)
@@ -46,6 +65,7 @@ const cpu::Matrix& Weight::for_matmul(const cpu::Kernels& kernels) {
   return p.matrix;
 }
 
+// On all cores, a megabyte of the file at a time: its pages are read in before and given back after, so that the memory in use grows by the layout alone.
 void Weight::pack(Packed& to, int64_t group_rows) const {
   cpu::Matrix& m = to.matrix;
   m = matrix_;
@@ -53,16 +73,27 @@ void Weight::pack(Packed& to, int64_t group_rows) const {
   const cpu::MatmulLayout* layout = cpu::find_layout(m.type->id);
   m.group_bytes = group_rows / 8 * layout->eight_rows_bytes(m.columns);
   const int64_t groups = cpu::group_count(m), all = experts() * groups;
-  to.memory = allocate(all * m.group_bytes + 8192);     // kernels prefetch a little beyond the end
+  to.memory = allocate_shared(all * m.group_bytes + 8192);     // kernels prefetch a little beyond the end
   const std::vector<uint8_t> zeros(static_cast<size_t>(m.row_bytes));
+  const int64_t step = std::max<int64_t>(1, (int64_t{1} << 20) / (group_rows * m.row_bytes));      // groups
   ThreadPool::shared().run(usable_cores(), [&](int member, Team& team) {
-    for (int64_t g = all * member / team.size(); g < all * (member + 1) / team.size(); ++g) {
-      const uint8_t *rows[16], *source = data(g / groups);
-      for (int64_t r = 0; r < group_rows; ++r) {
-        const int64_t row = g % groups * group_rows + r;
-        rows[r] = row < m.rows ? source + row * m.row_bytes : zeros.data();
+    const int64_t end = all * (member + 1) / team.size();
+    for (int64_t first = all * member / team.size(), last; first < end; first = last) {
+      last = std::min({end, first + step, (first / groups + 1) * groups});      // of one expert
+      const uint8_t* source = data(first / groups);
+      const int64_t row = first % groups * group_rows, end_row = std::min(m.rows, (last - 1) % groups * group_rows + group_rows);
+      const uint8_t* piece = source + row * m.row_bytes;
+      const size_t bytes = static_cast<size_t>((end_row - row) * m.row_bytes);
+      fetch_mapped(piece, bytes);
+      for (int64_t g = first; g < last; ++g) {
+        const uint8_t* rows[16];
+        for (int64_t r = 0; r < group_rows; ++r) {
+          const int64_t i = g % groups * group_rows + r;
+          rows[r] = i < m.rows ? source + i * m.row_bytes : zeros.data();
+        }
+        layout->pack[group_rows / 8 - 1](rows, m.columns, to.memory.get() + g * m.group_bytes);
       }
-      layout->pack[group_rows / 8 - 1](rows, m.columns, to.memory.get() + g * m.group_bytes);
+      release_mapped(piece, bytes);
     }
   });
   m.packed = to.memory.get();

@@ -49,5 +49,7 @@ class Weight {
 
 // 64-byte aligned memory, in large pages where it is large; throws std::bad_alloc.
 std::shared_ptr<uint8_t> allocate(int64_t bytes);
+// The same, where small pieces share large pages; a piece keeps the others' memory from going.
+std::shared_ptr<uint8_t> allocate_shared(int64_t bytes);
 
 }  // namespace skipstone
