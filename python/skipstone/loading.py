@@ -16,6 +16,8 @@ from .drafters.gemma4_assistant import Gemma4AssistantDrafter
 from .drafters.mtp import MtpDrafter
 from .errors import ArgumentError, DeviceError, FileError
 from .files import open_model
+from .files.random_model import PREFIX
+from .files.shapes import SHAPES
 from .model import Model
 from .models import build_drafter, build_network
 from .text.tokenizer import load_tokenizer
@@ -121,7 +123,10 @@ _QUANTIZATION = re.compile(r"[-._](?:(?:ud|i1|qat)[-._])?(?:i?q\d\w*|tq\d\w*|bf1
 
 def companions(path: Path) -> list[Path]:
     """Files or folders beside `path` whose names make them its drafter: NAME-assistant, NAME-mtp and mtp-NAME, where the endings
-    that tell the quantization need not be the same. Those with path's own ending come first, then by name."""
+    that tell the quantization need not be the same. Those with path's own ending come first, then by name. For a random model the one of its shape."""
+    if str(path).startswith(PREFIX):
+        shape, _, type = str(path).removeprefix(PREFIX).partition(":")
+        return [Path(f"{PREFIX}{shape}-assistant:{type}")] if f"{shape}-assistant" in SHAPES else []
     folder = path.is_dir()
     name = path.name if folder else re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
     plain = name if folder else _QUANTIZATION.sub("", name)

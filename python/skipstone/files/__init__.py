@@ -11,6 +11,7 @@ from ..errors import ArgumentError, FileError, OutOfMemory, SkipstoneError
 from .mapping import Source, read_json
 from .messages import shown, shown_value
 from .model_file import ModelFile, Tensor
+from .random_model import PREFIX, open_random
 from .safetensors import index_files, read_safetensors, read_sharded
 from .shards import part_paths, read_gguf_parts
 
@@ -23,7 +24,8 @@ INDEX = "model.safetensors.index.json"
 
 def open_model(path: str | os.PathLike[str]) -> ModelFile:
     """Opens a model: a .gguf file or any part of a split one, a folder with config.json and safetensors (single or with an
-    index), a folder with one GGUF model, or a .safetensors file beside its config.json.
+    index), a folder with one GGUF model, or a .safetensors file beside its config.json. "random:SHAPE:TYPE" is a model with random
+    weights (random_model.py).
 
     Only headers are read; the tensors are read-only views of the mapped files. Raises FileError.
     """
@@ -41,6 +43,8 @@ def open_model(path: str | os.PathLike[str]) -> ModelFile:
 
 
 def _open(path: Path) -> ModelFile:
+    if str(path).startswith(PREFIX) and not path.exists():
+        return open_random(str(path))
     if path.is_dir():
         return _open_folder(path)
     if path.suffix == ".gguf":
