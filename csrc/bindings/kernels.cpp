@@ -1,4 +1,8 @@
 // Weights and matmul over numpy arrays, and what is known of the machine.
+#ifdef __linux__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -87,6 +91,13 @@ double read_bandwidth(int threads, int64_t megabytes) {
   return best / 1e9;
 }
 
+// Freed memory back to the system, where the allocator keeps it.
+void trim_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -108,6 +119,7 @@ void bind_kernels(py::module_& m) {
     return all;
   }, "The instruction sets that this machine runs, best first.");
   m.def("default_threads", &usable_cores, "Cores that this process may use: its affinity, limited by the cgroup's quota.");
+  m.def("trim_memory", &trim_memory, py::call_guard<py::gil_scoped_release>(), "Gives freed memory back to the system, where the allocator keeps it.");
   m.def("read_bandwidth", &read_bandwidth, py::arg("threads"), py::arg("megabytes") = 256, py::call_guard<py::gil_scoped_release>(),
         "GB/s that a plain read loop reaches on so many threads.");
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +21,14 @@ from .files.random_model import PREFIX
 from .files.shapes import SHAPES
 from .model import Model
 from .models import build_drafter, build_network
+from .results import LoadStats
 from .text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from .drafters.base import Drafter
     from .files import ModelFile
     from .models import DrafterNetwork, Network
+    from .text.tokenizer import Tokenizer
 
 KV_TYPES = ("f16", "bf16", "f32")
 
@@ -48,7 +51,8 @@ def devices() -> list[Device]:
 
 def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.PathLike[str] = "auto", device: str = "auto",
          threads: int | None = None, kv_type: str = "f16", context: int | None = None) -> Model:
-    """Opens a model: a .gguf file (or the first of several), or a folder with config.json and safetensors.
+    """Opens a model: a .gguf file (or the first of several), a folder with config.json and safetensors, or "random:SHAPE" or
+    "random:SHAPE:TYPE": random weights in a released model's shape ("random:qwen3-8b:Q8_0"), to measure speed with.
 
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
               a path: that drafter, which must fit; False: none
@@ -66,8 +70,10 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
     if not (draft == "auto" or draft is False or isinstance(draft, str | os.PathLike)):
         raise ArgumentError(f"draft: {draft!r}; expected 'auto', a path or False")
 
+    start = time.perf_counter()
     file = open_model(path)
-    network = build_network(file, program=make)
+    text = _Text(file, make or _native.Program)
+    network = build_network(file, program=text.first)
     if context is None:
         context = network.context_length
     else:
@@ -79,9 +85,28 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
         drafter = _drafter(build_drafter(network, file, program=make), threads, kv_type) or _companion(file, network, threads, kv_type, make)
     elif draft is not False:
         drafter = _drafter(build_drafter(network, file, open_model(draft), program=make), threads, kv_type)
+    seconds = time.perf_counter() - start
+    loaded = LoadStats(seconds, seconds - text.seconds, sum(t.data.nbytes for t in file.tensors.values()))
     config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
     return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
-                 context_length=context, tokenizer=load_tokenizer(file), drafter=drafter, device=device, threads=threads, kv_type=kv_type)
+                 context_length=context, tokenizer=text.tokenizer, drafter=drafter, device=device, threads=threads, kv_type=kv_type, load_stats=loaded)
+
+
+class _Text:
+    """Builds the tokenizer when the model is known to be sound, and before its weights take memory: building takes as much again for a moment."""
+
+    def __init__(self, file: ModelFile, make: Callable[[dict[str, Any]], Any]) -> None:
+        self.file, self.make = file, make
+        self.tokenizer: Tokenizer | None = None
+        self.seconds = 0.0
+
+    def first(self, spec: dict[str, Any]) -> Any:
+        """The program of `spec`, after the tokenizer."""
+        start = time.perf_counter()
+        self.tokenizer = load_tokenizer(self.file)
+        _native.trim_memory()
+        self.seconds = time.perf_counter() - start
+        return self.make(spec)
 
 
 def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | None]:

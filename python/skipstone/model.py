@@ -12,7 +12,7 @@ from .decode.loop import decode
 from .decode.options import Options, OptionsDict
 from .decode.session import Session, token_ids
 from .errors import ArgumentError
-from .results import Piece, Result
+from .results import LoadStats, Piece, Result
 
 if TYPE_CHECKING:
     from .drafters.base import Drafter
@@ -25,16 +25,17 @@ class Model:
     name: the file's or folder's. architecture: as the file names it. vocab_size: rows of the output head, the width of logits;
     hidden_width: of hidden states. context_length: most tokens of a text. config: the model's configuration as read from the
     file. tokenizer: encode(text, special=False) and decode(ids); None where the file has none. drafter: None where it has none.
-    bytes: of weights that a pass reads.
+    bytes: of weights that a pass reads. load_stats: what loading took.
     """
 
     def __init__(self, *, path: Path, architecture: str, config: dict[str, Any], program: Any, bytes: int, context_length: int,
-                 tokenizer: Tokenizer | None, drafter: Drafter | None, device: str, threads: int, kv_type: str) -> None:
+                 tokenizer: Tokenizer | None, drafter: Drafter | None, device: str, threads: int, kv_type: str,
+                 load_stats: LoadStats | None = None) -> None:
         self.path, self.name, self.architecture, self.config = path, path.stem if path.is_file() else path.name, architecture, config
         self.program, self.bytes = program, bytes
         self.vocab_size, self.hidden_width, self.context_length = int(program.vocabulary), int(program.hidden_width), context_length
         self.tokenizer, self.drafter = tokenizer, drafter
-        self.device, self.threads, self.kv_type = device, threads, kv_type
+        self.device, self.threads, self.kv_type, self.load_stats = device, threads, kv_type, load_stats
         self._costs = Costs()
         self._acceptance = Acceptance(memory=0.995)
 

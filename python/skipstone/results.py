@@ -34,3 +34,17 @@ class Result:
     tokens: list[int]
     finish_reason: FinishReason
     stats: Stats
+
+
+@dataclass(frozen=True)
+class LoadStats:
+    """What loading took. seconds: in all. weights_seconds: of them without the tokenizer. bytes: of the file's tensors."""
+
+    seconds: float
+    weights_seconds: float
+    bytes: int
+
+    @property
+    def bytes_per_second(self) -> float:
+        """How fast the weights were read and laid out."""
+        return self.bytes / self.weights_seconds if self.weights_seconds else 0.0

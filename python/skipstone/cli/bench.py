@@ -4,7 +4,9 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
@@ -28,6 +30,39 @@ def machine(threads: int) -> dict[str, Any]:
     cpu = devices()[0]
     return {"skipstone": __version__, "python": platform.python_version(), "numpy": np.__version__, "cpu": cpu.description, "isa": cpu.isa, "usable_cores": cpu.threads, "threads": threads,
             "read_bytes_per_second": round(read_bandwidth(threads)), "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+
+
+def load_figures(model: Model) -> dict[str, Any]:
+    """What loading took, and the most memory that the process has held resident so far."""
+    stats = model.load_stats
+    assert stats is not None
+    return {"seconds": stats.seconds, "weights_seconds": stats.weights_seconds, "bytes": stats.bytes, "bytes_per_second": stats.bytes_per_second,
+            "peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held resident, pages of mapped files included."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most << 10
+
+
+def _given(model: str | None, random: str | None, type: str | None) -> str:
+    """What load takes for MODEL or --random SHAPE --type TYPE."""
+    from ..errors import ArgumentError
+
+    if (model is None) == (random is None):
+        raise ArgumentError("expected one model, or --random SHAPE")
+    if random is None:
+        if type is not None:
+            raise ArgumentError(f"--type {type} goes with --random; a file's types are its own")
+        return model_path(model or "")
+    return f"random:{random}:{type}" if type else f"random:{random}"
 
 
 def _seconds(work: Any) -> float:
@@ -81,25 +116,34 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
 
 
 def command(
-    model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")],
+    model: Annotated[Optional[str], typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")] = None,
+    random: Annotated[Optional[str], typer.Option(metavar="SHAPE", help="Instead of a model: random weights in a released model's exact shape, qwen3-8b or the like.")] = None,
+    type: Annotated[Optional[str], typer.Option(help="With --random: the type of its weights, Q4_K_M by default.")] = None,
     draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the measured prompt.")] = 512,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to take medians over.")] = 5,
+    plot: Annotated[Optional[Path], typer.Option(metavar="FILE.svg", help="Draw the passes, the roofline and the accepted drafts.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure prompt, decode and verify speed, and the share of the memory's speed that a pass reaches."""
+    """Measure loading, prompt, decode and verify speed, and the share of the memory's speed that a pass reaches."""
     with errors_as_messages():
         from ..errors import ArgumentError
         from ..loading import load
 
-        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), threads=threads)
+        if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
+            raise ArgumentError(f"--plot: {plot}; expected a file name that ends in .svg, in a folder that exists")
+        loaded = load(_given(model, random, type), draft=draft_argument(draft, no_draft), threads=threads)
         longest = max(context + max(ROWS), prompt_tokens)
         if longest > loaded.context_length:
             raise ArgumentError(f"--context and --prompt-tokens need {longest} tokens; {loaded.name} takes {loaded.context_length}")
-        result = {**measure(loaded, context, prompt_tokens, rounds), "machine": machine(loaded.threads)}
+        result = {"load": load_figures(loaded), **measure(loaded, context, prompt_tokens, rounds), "machine": machine(loaded.threads)}
+        if plot is not None:
+            from .plot import of_bench, svg
+
+            plot.write_text(svg(of_bench(result)), encoding="utf-8")
         if as_json:
             print_json(result)
             return
@@ -108,6 +152,9 @@ def command(
         out, about = console(), result["machine"]
         out.print(f"[bold]{shown(result['model'])}[/]  {shown(result['architecture'])}, {result['bytes_per_pass'] / 1e6:,.1f} MB of weights a pass, context {context}")
         out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {result['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
+        took = result["load"]
+        out.print(f"loaded in {took['seconds']:.2f} s, the weights at {took['bytes_per_second'] / 1e9:.2f} GB/s; "
+                  f"at most {took['peak_bytes'] / 1e6:,.0f} MB of memory for {took['bytes'] / 1e6:,.0f} MB of tensors")
         table = Table("rows", *map(str, ROWS), box=None, header_style="dim", pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"
@@ -119,4 +166,6 @@ def command(
         if result["drafted"]:
             d = result["drafted"]
             rates = " ".join(f"{rate:.2f}" for rate in d["acceptance"])
+            if random:
+                out.print("the drafter's weights are random too: what it costs is measured, what it would bring is not")
             out.print(f"drafted: {d['tokens_per_second']:,.1f} tokens/s, {d['tokens_per_pass']:.2f} tokens a pass" + (f"; accepted by position {rates}" if rates else ""))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import bench, demo, devices, info, run
+from . import bench, demo, devices, info, kernels, run
 
 app = typer.Typer(name="skipstone", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Fast, exact local decoding of Gemma 4 and Qwen with multi-token prediction.")
@@ -25,7 +25,7 @@ def common(version: Annotated[bool, typer.Option("--version", callback=_version,
     """Options before the command."""
 
 
-for module in (demo, run, bench, info, devices):
+for module in (demo, run, bench, kernels, info, devices):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 

@@ -58,7 +58,8 @@ def _type(shape: Shape, tensor: str, size: tuple[int, ...], wanted: str) -> str:
     if len(size) == 1 or any(part in tensor for part in FLOAT32):
         return "F32"
     kind, better = MIXES.get(wanted, (wanted, wanted))
-    if tensor in ("token_embd.weight", "output.weight") or (("attn_v." in tensor or "ffn_down" in tensor) and _matters(shape, int(tensor.split(".")[1]))):
+    head = "output.weight" if any(name == "output.weight" for name, _ in shape.tensors) else "token_embd.weight"
+    if tensor == head or (("attn_v." in tensor or "ffn_down" in tensor) and _matters(shape, int(tensor.split(".")[1]))):
         kind = better
     if size[-1] % _blocks()[kind][0]:
         kind = FALLBACKS.get(kind, "IQ4_NL")
@@ -83,6 +84,12 @@ def _random_bytes(kind: str, size: int) -> np.ndarray:
     made = np.resize(pattern, size)
     made.flags.writeable = False
     return made
+
+
+def random_matrix(kind: str, rows: int, columns: int) -> np.ndarray:
+    """The bytes of a random matrix of a type, uint8 (bytes,), read-only."""
+    block, block_bytes = _blocks()[kind]
+    return _random_bytes(kind, rows * columns // block * block_bytes)
 
 
 def _vector(name: str, length: int) -> np.ndarray:
