@@ -12,27 +12,18 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from skipstone import _native
+from skipstone.cli.kernels import last_cache_bytes
 
 SIZE = 4096
 ROWS = (1, 2, 4, 8, 16)
 TYPES = [t["name"] for t in _native.types()]
 INFO = {t["name"]: t for t in _native.types()}
-
-
-def last_cache_bytes() -> int:
-    """Bytes of the largest cache that the first core sees; 64 MiB where the system does not tell."""
-    sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        sizes.append(int(text.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(text[-1:], 0))
-    return max(sizes, default=64 << 20)
 
 
 def blocks_of(type_name: str) -> np.ndarray:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 TYPES = ("Q4_K", "Q6_K", "Q8_0", "Q5_K", "Q4_0", "Q5_0", "Q5_1", "IQ4_NL", "IQ4_XS", "MXFP4", "BF16", "F16")
 ROWS = (1, 2, 4, 8, 16)
 SHAPES = ("4096x4096", "1024x4096")
-LARGEST = 1 << 20
+LARGEST, MOST = 1 << 20, 1024
 
 
 def last_cache_bytes() -> int:
@@ -31,7 +31,8 @@ def last_cache_bytes() -> int:
 
 
 class Copies:
-    """Laid out copies of one random weight, taken in turn: together three times the last cache, so that each comes out of memory when its turn comes."""
+    """Laid out copies of one random weight, taken in turn: together three times the last cache, so that each comes out of memory when its turn comes.
+    At most MOST of them: what is smaller then comes out of a cache."""
 
     def __init__(self, type: str, rows: int, columns: int) -> None:
         import numpy as np
@@ -41,7 +42,7 @@ class Copies:
 
         data = random_matrix(type, rows, columns)
         self.bytes = data.nbytes
-        self.weights = [_native.Weight(type, rows, columns, data) for _ in range(max(2, -(-3 * last_cache_bytes() // data.nbytes)))]
+        self.weights = [_native.Weight(type, rows, columns, data) for _ in range(min(MOST, max(2, -(-3 * last_cache_bytes() // data.nbytes))))]
         one = np.ones((1, columns), np.float32)
         for weight in self.weights:                              # the first product lays a weight out
             _native.matmul(one, weight)
@@ -77,7 +78,7 @@ def measure(types: Sequence[str], rows: Sequence[int], shapes: Sequence[tuple[in
                     if turn:                                     # the first turn warms up
                         times[r].append(seconds)
             t, bandwidth = {r: statistics.median(v) for r, v in times.items()}, statistics.median(reads)
-            yield {"type": type, "shape": [n, k], "threads": team, "bytes": copies.bytes, "read_bytes_per_second": round(bandwidth), "rows": {
+            yield {"type": type, "shape": [n, k], "threads": team, "bytes": copies.bytes, "copies": len(copies.weights), "read_bytes_per_second": round(bandwidth), "rows": {
                 str(r): {"ms": 1e3 * s, "bytes_per_second": copies.bytes / s, "share_of_read_bandwidth": copies.bytes / s / bandwidth,
                          "gmacs_per_second": r * n * k / s / 1e9, "relative": s / t[rows[0]]} for r, s in t.items()}}
 
