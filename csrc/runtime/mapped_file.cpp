@@ -127,13 +127,14 @@ void check_mapped(const void* address) {
 
 namespace {
 
-// For the pages from that of the first byte up to that of the last, which others may read at the same moment: both kinds of advice leave the bytes as
+// For the pages from that of the first byte, or `before` bytes before it, up to that of the last, which others may read at the same moment: both kinds of advice leave the bytes as
 // they are. A refusal costs time or memory alone.
-void advise(const void* begin, size_t bytes, int advice) {
+void advise(const void* begin, size_t bytes, size_t before, int advice) {
   const uintptr_t from = reinterpret_cast<uintptr_t>(begin);
   const Region* region = region_of(from);
   if (!region || !bytes) return;
-  const uintptr_t first = from / page_bytes * page_bytes, end = std::min(from + bytes, region->end.load());
+  const uintptr_t start = from - std::min<uintptr_t>(before, from - region->begin.load());
+  const uintptr_t first = start / page_bytes * page_bytes, end = std::min(from + bytes, region->end.load());
   if (first < end) madvise(reinterpret_cast<void*>(first), end - first, advice);
 }
 
@@ -141,10 +142,13 @@ void advise(const void* begin, size_t bytes, int advice) {
 
 void fetch_mapped(const void* begin, size_t bytes) {
 #ifdef MADV_POPULATE_READ
-  advise(begin, bytes, MADV_POPULATE_READ);
+  advise(begin, bytes, 0, MADV_POPULATE_READ);
 #endif
 }
 
-void release_mapped(const void* begin, size_t bytes) { advise(begin, bytes, MADV_DONTNEED); }
+void release_mapped(const void* begin, size_t bytes) {
+  constexpr size_t around = size_t{1} << 20;      // a fault maps pages before it too, which were given back already
+  advise(begin, bytes, around, MADV_DONTNEED);
+}
 
 }  // namespace skipstone
