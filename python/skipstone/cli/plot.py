@@ -93,11 +93,11 @@ def _passes(picture: Picture) -> str:
     axes = _Axes((min(rows) - 0.5, max(rows) + 0.5), (0, max(ticks[-1], most)))
     parts = [axes.frame("milliseconds a pass", "rows (a token and its drafts)", _some(rows), ticks)]
     parts.append(axes.line([(axes.x_range[0], picture.floor_ms), (axes.x_range[1], picture.floor_ms)], 'class="floor"'))
-    parts.append(_text(WIDTH - RIGHT, axes.y(picture.floor_ms) + 14, f"weights read once: {picture.floor_ms:.3g} ms", "dim", "end"))
     for i, (name, curve) in enumerate(picture.curves.items()):
         points = sorted(curve.items())
         parts.append(axes.line(points, f'class="line" stroke="{COLOURS[i % 4]}"', COLOURS[i % 4]))
-    parts += _legend([f"{name}: {curve[1]:.3g} ms for 1" if 1 in curve else name for name, curve in picture.curves.items()])
+    parts += _legend([f"{name}: {curve[1]:.3g} ms for 1" if 1 in curve else name for name, curve in picture.curves.items()],
+                     f"weights read once: {picture.floor_ms:.3g} ms")
     return "".join(parts)
 
 
@@ -113,11 +113,12 @@ def _roofline(picture: Picture) -> str:
     reach = [k for k in _steps(*axes.x_range) if low <= 1e3 * k / picture.floor_ms <= min(high, roof)]
     if len(reach) > 1:
         parts.append(axes.line([(k, 1e3 * k / picture.floor_ms) for k in reach], 'class="floor"'))
-        parts.append(_text(axes.x(reach[-1]) - 6, axes.y(1e3 * reach[-1] / picture.floor_ms) + 4, "memory", "dim", "end"))
+        middle = reach[len(reach) // 2]
+        parts.append(_text(axes.x(middle) - 6, axes.y(1e3 * middle / picture.floor_ms) - 4, "memory", "dim", "end"))
     for i, (name, curve) in enumerate(speeds.items()):
         if name in picture.prompt:
             parts.append(axes.line([(axes.x_range[0], picture.prompt[name]), (axes.x_range[1], picture.prompt[name])], f'class="floor" style="stroke:{COLOURS[i % 4]}"'))
-            parts.append(_text(LEFT + 4, axes.y(picture.prompt[name]) - 4, f"prompt: {picture.prompt[name]:,.0f} tokens/s", "dim"))
+            parts.append(_text(WIDTH - RIGHT, axes.y(picture.prompt[name]) - 4, f"prompt: {picture.prompt[name]:,.0f} tokens/s", "dim", "end"))
         parts.append(axes.line(sorted(curve.items()), f'class="line" stroke="{COLOURS[i % 4]}"', COLOURS[i % 4]))
     return "".join(parts)
 
@@ -135,8 +136,10 @@ def _accepted(rates: Sequence[float]) -> str:
     return "".join(parts)
 
 
-def _legend(names: Sequence[str]) -> list[str]:
-    parts = []
+def _legend(names: Sequence[str], floor: str) -> list[str]:
+    """The curves' names, and that of the dashed line."""
+    y = TOP + 8 + 17 * len(names)
+    parts = [f'<path class="floor" d="M{LEFT + 6} {y}h14"/>', _text(LEFT + 24, y + 4, floor, "dim")]
     for i, name in enumerate(names):
         y = TOP + 12 + 17 * i
         parts.append(f'<rect x="{LEFT + 8}" y="{y - 9}" width="10" height="10" rx="2" fill="{COLOURS[i % 4]}"/>' + _text(LEFT + 24, y, name))
