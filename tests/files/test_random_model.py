@@ -15,7 +15,7 @@ from skipstone.files.shapes import SHAPES, Shape, gemma4, qwen35
 
 # Tensors and millions of weights of the released models.
 RELEASED = {"qwen3-0.6b": (310, 596), "qwen3-8b": (399, 8191), "qwen3.5-27b": (866, 27321), "gemma3-270m": (236, 268), "gemma4-12b": (667, 11907),
-            "gemma4-12b-assistant": (49, 423)}
+            "gemma4-12b-assistant": (49, 423), "gemma4-26b-a4b": (658, 25233)}
 
 
 def cut(shape: Shape) -> Shape:

@@ -141,14 +141,16 @@ def gemma3(layers: int, hidden: int, heads: int, kv_heads: int, head: int, ffn: 
 
 
 def gemma4(layers: int, hidden: int, heads: int, kv_heads: int, global_kv_heads: int, ffn: int, window: int = 1024, context: int = 262144,
-           every: int = 6, backbone: int = 0) -> Shape:
-    """Dense, one global layer in `every`, whose keys are values; backbone > 0: the assistant of a target of that width, without keys of its own."""
+           every: int = 6, backbone: int = 0, experts: int = 0, used: int = 0, expert_ffn: int = 0) -> Shape:
+    """One global layer in `every`, whose keys are values; experts > 0: with a mixture beside the feed-forward block; backbone > 0: the assistant of a
+    target of that width, without keys of its own."""
     sliding = [(i + 1) % every != 0 for i in range(layers)]
     kv = [kv_heads if s else global_kv_heads for s in sliding]
     keys = _common(layers, hidden, heads, kv, 512, 1e6, context)
     keys |= {"feed_forward_length": ffn, "attention.key_length_swa": 256, "attention.value_length_swa": 256, "attention.sliding_window": window,
              "attention.sliding_window_pattern": sliding, "rope.freq_base_swa": 1e4, "rope.dimension_count": 512, "rope.dimension_count_swa": 256}
     keys |= {"embedding_length_out": backbone, "nextn_predict_layers": layers, "attention.shared_kv_layers": layers} if backbone else {"final_logit_softcapping": 30.0}
+    keys |= _expert_keys(experts, used, expert_ffn, 0) if experts else {}
 
     def tensors() -> Tensors:
         yield from _table(262144, hidden, True)
@@ -166,6 +168,13 @@ def gemma4(layers: int, hidden: int, heads: int, kv_heads: int, global_kv_heads:
                 yield from _norms(at, attn_k_norm=head)
                 yield from _projections(at, hidden, heads * head, kv[i] * head, heads * head, values=sliding[i])
             yield from _mlp(at, hidden, ffn)
+            if experts:
+                yield from _norms(at, pre_ffw_norm_2=hidden, post_ffw_norm_1=hidden, post_ffw_norm_2=hidden)
+                yield f"{at}ffn_gate_inp.weight", (experts, hidden)
+                yield f"{at}ffn_gate_inp.scale", (hidden,)
+                yield f"{at}ffn_gate_up_exps.weight", (experts, 2 * expert_ffn, hidden)
+                yield f"{at}ffn_down_exps.weight", (experts, hidden, expert_ffn)
+                yield f"{at}ffn_down_exps.scale", (experts,)
 
     return Shape("gemma4-assistant" if backbone else "gemma4", keys, tuple(tensors()))
 
@@ -178,11 +187,13 @@ SHAPES = {
     "qwen3-8b": qwen3(36, 4096, 32, 8, 12288),
     "qwen3-14b": qwen3(40, 5120, 40, 8, 17408),
     "qwen3-32b": qwen3(64, 5120, 64, 8, 25600),
+    "qwen3-30b-a3b": qwen3(48, 2048, 32, 4, experts=128, used=8, expert_ffn=768),
     "qwen3.5-0.8b": qwen35(24, 1024, 8, 2, 16, 3584, tied=True),
     "qwen3.5-2b": qwen35(24, 2048, 8, 2, 16, 6144, tied=True),
     "qwen3.5-4b": qwen35(32, 2560, 16, 4, 32, 9216, tied=True),
     "qwen3.5-9b": qwen35(32, 4096, 16, 4, 32, 12288),
     "qwen3.5-27b": qwen35(64, 5120, 24, 4, 48, 17408),
+    "qwen3.5-35b-a3b": qwen35(40, 2048, 16, 2, 32, experts=256, used=8, expert_ffn=512),
     "gemma3-270m": gemma3(18, 640, 4, 1, 256, 2048, 512, context=32768, scaling=1.0),
     "gemma3-1b": gemma3(26, 1152, 4, 1, 256, 6912, 512, context=32768, scaling=1.0),
     "gemma3-4b": gemma3(34, 2560, 8, 4, 256, 10240, 1024),
@@ -190,6 +201,8 @@ SHAPES = {
     "gemma3-27b": gemma3(62, 5376, 32, 16, 128, 21504, 1024),
     "gemma4-12b": gemma4(48, 3840, 16, 8, 1, 15360),
     "gemma4-12b-assistant": gemma4(4, 1024, 16, 8, 1, 8192, every=4, backbone=3840),
+    "gemma4-26b-a4b": gemma4(30, 2816, 16, 8, 2, 2112, experts=128, used=8, expert_ffn=704),
+    "gemma4-26b-a4b-assistant": gemma4(4, 1024, 16, 8, 2, 8192, every=4, backbone=2816),
     "gemma4-31b": gemma4(60, 5376, 32, 16, 4, 21504),
     "gemma4-31b-assistant": gemma4(4, 1024, 32, 16, 4, 8192, every=4, backbone=5376),
 }
