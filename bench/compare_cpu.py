@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -165,6 +166,7 @@ def main() -> None:
     from skipstone import _native
     from skipstone.cli.bench import machine
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))          # so that a random model's file goes
     chosen.engines = [name for name in chosen.engines.split(",") if name != "native" or chosen.native_library]
     if unknown := [name for name in chosen.engines if name not in ENGINES]:
         parser.error(f"--engines: {unknown[0]!r}; expected some of {', '.join(ENGINES)}")
