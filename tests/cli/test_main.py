@@ -15,8 +15,8 @@ import skipstone
 from skipstone.cli import main
 
 CLI = Path(main.__file__).parent
-COMMANDS = ["demo", "run", "bench", "info", "devices"]
-NOT_COMMANDS = {"__init__", "__main__", "main", "output"}
+COMMANDS = ["demo", "run", "bench", "kernels", "info", "devices"]
+NOT_COMMANDS = {"__init__", "__main__", "main", "output", "plot"}
 
 
 def test_version() -> None:
