@@ -125,6 +125,8 @@ void bind_gpu(py::module_& m) {
       .def_property_readonly("length", &GpuSequence::length, "Tokens held.")
       .def("rollback", &GpuSequence::rollback, py::arg("length"), "As Sequence.rollback.")
       .def("copy", &GpuSequence::copy, "An independent sequence with the same contents.")
+      .def("keep_marks", [](GpuSequence&, int64_t) {}, py::arg("most"), "Accepted; a card's sequence keeps one mark.")
+      .def("mark", &GpuSequence::mark, "As Sequence.mark.")
       .def_property_readonly("bytes", &GpuSequence::bytes, "Device memory held.");
   py::class_<GpuProgram>(m, "GpuProgram", "A forward pass recorded once and run on a card; methods as Program's. threads is accepted and has no effect.")
       .def(py::init(&make_program), py::arg("spec"), py::arg("device") = 0)

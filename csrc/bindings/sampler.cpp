@@ -23,12 +23,33 @@ std::span<const int32_t> span_of(const Tokens& tokens) {
   return {tokens.data(), size_t(tokens.size())};
 }
 
-int32_t choose(Sampler& sampler, const Logits& logits) {
+using Mask = py::array_t<uint32_t, py::array::c_style>;
+
+const uint32_t* words_of(const Mask& mask, int32_t vocabulary) {
+  if (mask.ndim() != 1 || mask.size() < (vocabulary + 31) / 32)
+    throw skipstone::ArgumentError("mask: " + std::to_string(mask.size()) + " words; expected " + std::to_string((vocabulary + 31) / 32) + ", a bit for each token");
+  return mask.data();
+}
+
+void set_judge(Sampler& sampler, const py::object& judge) {
+  if (judge.is_none()) return sampler.set_judge(nullptr);
+  sampler.set_judge([judge, mask = Mask(), vocabulary = sampler.vocabulary()](int32_t before, int32_t chosen) mutable -> const uint32_t* {
+    py::gil_scoped_acquire locked;
+    const py::object answer = judge(before, chosen);
+    if (answer.is_none()) return nullptr;
+    mask = py::cast<Mask>(answer);   // kept until it was used
+    return words_of(mask, vocabulary);
+  });
+}
+
+int32_t choose(Sampler& sampler, const Logits& logits, const py::object& mask) {
   if (logits.size() != sampler.vocabulary())
     throw skipstone::ArgumentError("logits: " + std::to_string(logits.size()) + " values; expected " + std::to_string(sampler.vocabulary()));
   const float* row = logits.data();
+  const Mask kept = mask.is_none() ? Mask() : py::cast<Mask>(mask);
+  const uint32_t* words = mask.is_none() ? nullptr : words_of(kept, sampler.vocabulary());
   py::gil_scoped_release unlocked;
-  return sampler.choose(row);
+  return sampler.choose(row, words);
 }
 
 std::vector<int32_t> verify(Sampler& sampler, const Logits& logits, const Tokens& drafts) {
@@ -83,7 +104,9 @@ void bind_sampler(py::module_& m) {
       .def("push_prompt", [](Sampler& s, const Tokens& tokens) { s.push_prompt(span_of(tokens)); }, py::arg("tokens"))
       .def("push", &Sampler::push, py::arg("token"))
       .def("pop", &Sampler::pop, py::arg("count"), "Takes back the last `count` generated tokens.")
-      .def("choose", &choose, py::arg("logits"), "The token at `position`, from float32 (vocabulary,) logits; pushes nothing.")
+      .def("choose", &choose, py::arg("logits"), py::arg("mask") = py::none(),
+           "The token at `position`, from float32 (vocabulary,) logits; pushes nothing. mask: uint32 words, a bit for each token that may be chosen.")
+      .def("set_judge", &set_judge, py::arg("judge"), "judge(token before, choice) sees choices made without a mask: None lets one stand, a mask has it made again.")
       .def("verify", &verify, py::arg("logits"), py::arg("drafts"),
            "From float32 (m + 1, vocabulary) logits and (m,) drafts: the tokens chosen row by row while the draft agrees; all are pushed.");
 }

@@ -26,6 +26,7 @@ class Program {
   Program(std::vector<int64_t> widths, std::vector<StateSpec> states, const std::vector<Attributes>& operations);
 
   Sequence sequence(cpu::KvType type) const { return Sequence(states_, type); }
+  const std::vector<StateSpec>& states() const { return states_; }
   int64_t vocabulary() const { return vocabulary_; }
   int64_t hidden_width() const { return hidden_width_; }
   int64_t input_width() const { return input_width_; }

@@ -108,9 +108,16 @@ void Sampler::pop(int64_t count_of) {
   }
 }
 
-const float* Sampler::adjusted(const float* logits) {
-  if (!adjusts_ && options_.suppressed.empty()) return logits;
+const float* Sampler::adjusted(const float* logits, const uint32_t* mask) {
+  if (!adjusts_ && options_.suppressed.empty() && !mask) return logits;
   adjusted_.assign(logits, logits + limit_);
+  for (int32_t first = 0; mask && first < limit_; first += 32) {
+    const uint32_t word = mask[first / 32];
+    const int32_t end = std::min(limit_, first + 32);
+    if (word == 0) std::fill(adjusted_.begin() + first, adjusted_.begin() + end, minus_infinity);
+    else if (word != ~uint32_t{0})
+      for (int32_t id = first; id < end; ++id) adjusted_[size_t(id)] = word >> (id - first) & 1 ? adjusted_[size_t(id)] : minus_infinity;
+  }
   for (int32_t token : options_.suppressed)
     if (token < limit_) adjusted_[size_t(token)] = minus_infinity;
   for (const auto& [token, bias] : options_.logit_bias)
@@ -231,8 +238,15 @@ int32_t Sampler::draw_kept(const float* logits, int32_t best) const {
   return chosen;
 }
 
-int32_t Sampler::choose(const float* raw) {
-  const float* logits = adjusted(raw);
+int32_t Sampler::choose(const float* logits, const uint32_t* mask) {
+  const int32_t chosen = pick(logits, mask);
+  if (mask || !judge_) return chosen;
+  const uint32_t* allowed = judge_(text_.empty() ? -1 : text_.back(), chosen);
+  return allowed ? pick(logits, allowed) : chosen;
+}
+
+int32_t Sampler::pick(const float* raw, const uint32_t* mask) {
+  const float* logits = adjusted(raw, mask);
   const int32_t best = best_of(logits, limit_);
   const float top = logits[best];
   if (options_.temperature == 0 || !std::isfinite(top)) return best;

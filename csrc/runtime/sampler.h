@@ -1,10 +1,11 @@
 // The choice of a token from its logits: a deterministic function of the logits, the text so far and (seed, sequence, position).
 //
-// Order: suppressed ids, logit bias, repetition penalty, frequency and presence penalty, temperature, top_k, top_p (of what top_k left), min_p,
+// Order: suppressed and masked ids, logit bias, repetition penalty, frequency and presence penalty, temperature, top_k, top_p (of what top_k left), min_p,
 // then the largest of logit / temperature + Gumbel noise, which is a draw from the softmax of what is left. Order of tokens
 // everywhere: larger logit first, at ties the lower id. Temperature 0 takes the first token of that order after the penalties.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <utility>
 #include <vector>
@@ -51,14 +52,20 @@ class [[gnu::visibility("default")]] Sampler {
   int64_t position() const { return int64_t(text_.size()); }   // of the token to be chosen next
 
   // The token at position(), from `vocabulary` logits; the text stays as it is. NaN counts as -infinity; 0 where all are that.
-  int32_t choose(const float* logits);
+  // mask: a bit for each id (bit id % 32 of word id / 32), unset where it may not be chosen, as if its logit were -infinity; null: all may.
+  int32_t choose(const float* logits, const uint32_t* mask = nullptr);
+
+  // A judge sees every choice made without a mask: (the token before it, the choice) -> null if it may stand, else the mask to choose again with.
+  using Judge = std::function<const uint32_t*(int32_t before, int32_t chosen)>;
+  void set_judge(Judge judge) { judge_ = std::move(judge); }
 
   // drafts.size() + 1 rows of logits, row i following draft i - 1: chooses row by row while the draft agrees, pushes every
   // chosen token and returns them (between one and all).
   std::vector<int32_t> verify(const float* logits, std::span<const int32_t> drafts);
 
  private:
-  const float* adjusted(const float* logits);
+  const float* adjusted(const float* logits, const uint32_t* mask);
+  int32_t pick(const float* logits, const uint32_t* mask);
   void count(int32_t token, int by, bool generated);
   void keep_top_k(const float* logits);
   void keep_top_p(float best);
@@ -73,6 +80,7 @@ class [[gnu::visibility("default")]] Sampler {
   bool penalises_ = false;        // any of the three penalties
   bool adjusts_ = false;          // penalties or bias: choices depend on more than the logits' order
 
+  Judge judge_;
   std::vector<int32_t> text_;
   int64_t prompt_ = 0;            // tokens of text_ that are the prompt
   // Counts per id and the ids with a count, in order of first occurrence: the last one is the first to go. Empty without penalties.

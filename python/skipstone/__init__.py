@@ -19,6 +19,7 @@ from .errors import ArgumentError, DeviceError, FileError, ModelError, OutOfMemo
 
 if TYPE_CHECKING:
     from . import kernels
+    from .decode.batch import Batch, Text
     from .decode.session import Session, forward
     from .decode.stats import Stats
     from .loading import Device, devices, load
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
     from .results import Piece, Result
 
 __all__ = [
-    "ArgumentError", "Device", "DeviceError", "FileError", "Model", "ModelError", "OutOfMemory", "Piece", "Result", "Session",
-    "SkipstoneError", "Stats", "__version__", "devices", "forward", "kernels", "load",
+    "ArgumentError", "Batch", "Device", "DeviceError", "FileError", "Model", "ModelError", "OutOfMemory", "Piece", "Result", "Session",
+    "SkipstoneError", "Stats", "Text", "__version__", "devices", "forward", "kernels", "load",
 ]
 
 # Where a name lives; it is imported when first asked for, so that `import skipstone` costs next to nothing.
 _HOME = {
+    "Batch": ".decode.batch", "Text": ".decode.batch",
     "Device": ".loading", "Model": ".model", "Piece": ".results", "Result": ".results", "Session": ".decode.session",
     "Stats": ".decode.stats", "devices": ".loading", "forward": ".decode.session", "load": ".loading",
 }

@@ -17,6 +17,7 @@ from .drafters.gemma4_assistant import Gemma4AssistantDrafter
 from .drafters.mtp import MtpDrafter
 from .errors import ArgumentError, DeviceError, FileError
 from .files import open_model
+from .files.identity import identity
 from .files.random_model import PREFIX
 from .files.shapes import SHAPES
 from .model import Model
@@ -82,14 +83,16 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
             raise ArgumentError(f"context: {context}; {file.path.name} was made for {network.context_length} tokens at most")
     drafter = None
     if draft == "auto":
-        drafter = _drafter(build_drafter(network, file, program=make), threads, kv_type) or _companion(file, network, threads, kv_type, make)
+        drafter = _drafter(build_drafter(network, file, program=make), file, threads, kv_type) or _companion(file, network, threads, kv_type, make)
     elif draft is not False:
-        drafter = _drafter(build_drafter(network, file, open_model(draft), program=make), threads, kv_type)
+        companion = open_model(draft)
+        drafter = _drafter(build_drafter(network, file, companion, program=make), companion, threads, kv_type)
     seconds = time.perf_counter() - start
     loaded = LoadStats(seconds, seconds - text.seconds, sum(t.data.nbytes for t in file.tensors.values()))
     config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
     return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
-                 context_length=context, tokenizer=text.tokenizer, drafter=drafter, device=device, threads=threads, kv_type=kv_type, load_stats=loaded)
+                 context_length=context, tokenizer=text.tokenizer, drafter=drafter, device=device, threads=threads, kv_type=kv_type, load_stats=loaded,
+                 identify=lambda: f"{device.partition(':')[0]} {identity(file)}")
 
 
 class _Text:
@@ -123,19 +126,21 @@ def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | 
     return name, lambda spec: _native.GpuProgram(spec, number)
 
 
-def _drafter(made: DrafterNetwork | None, threads: int, kv_type: str) -> Drafter | None:
+def _drafter(made: DrafterNetwork | None, file: ModelFile, threads: int, kv_type: str) -> Drafter | None:
+    """file: where it comes from."""
     if made is None:
         return None
     if made.kind == "mtp":
-        return MtpDrafter(made.program, kv_type, threads, made.bytes_per_row)
-    return Gemma4AssistantDrafter(made.program, threads, made.bytes_per_row)
+        return MtpDrafter(made.program, kv_type, threads, made.bytes_per_row, lambda: identity(file))
+    return Gemma4AssistantDrafter(made.program, threads, made.bytes_per_row, lambda: identity(file))
 
 
 def _companion(file: ModelFile, network: Network, threads: int, kv_type: str, make: Any) -> Drafter | None:
     """The drafter beside the model, if there is one that fits. One that does not is reported and left alone."""
     for candidate in companions(file.path):
         try:
-            return _drafter(build_drafter(network, file, open_model(candidate), program=make), threads, kv_type)
+            companion = open_model(candidate)
+            return _drafter(build_drafter(network, file, companion, program=make), companion, threads, kv_type)
         except FileError as error:
             warnings.warn(f"{candidate.name} beside {file.path.name} looks like its drafter, but does not fit: {error}. "
                           "Decoding goes on without it; draft=False or draft=PATH says what is wanted", stacklevel=3)

@@ -1,12 +1,13 @@
 """What generating returns."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from .decode.stats import Stats
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True)
@@ -14,12 +15,15 @@ class Piece:
     """A part of a streamed text: what could be released since the part before it.
 
     text: whole characters only. tokens: the ids chosen since the part before. The last part has a finish_reason and stats.
+    logprobs, top_logprobs: as Result's, of these tokens.
     """
 
     text: str
     tokens: list[int]
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+    logprobs: list[float] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,29 @@ class Result:
     """A generated text.
 
     text: without the prompt, without the stop string that ended it. tokens: the ids chosen, the end-of-text token included.
-    finish_reason: "stop" after an end-of-text token or a stop string, "length" where max_tokens or the context ended it.
+    finish_reason: "stop" after an end-of-text token, a stop string or the end of a grammar, "length" where max_tokens or the context
+    ended it, "cancelled" where the caller did (texts of a batch).
+    logprobs: with the option of that name, the natural logarithm of each token's probability. top_logprobs: at each place the
+    likeliest ids with theirs, likeliest first.
     """
 
     text: str
     tokens: list[int]
     finish_reason: FinishReason
     stats: Stats
+    logprobs: list[float] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
+
+    @classmethod
+    def of(cls, pieces: Iterable[Piece]) -> Result:
+        """The text whose pieces these are, the last included."""
+        given = list(pieces)
+        last = given[-1]
+        assert last.finish_reason is not None and last.stats is not None
+        with_logprobs = last.logprobs is not None
+        return cls("".join(p.text for p in given), [t for p in given for t in p.tokens], last.finish_reason, last.stats,
+                   [x for p in given for x in p.logprobs or ()] if with_logprobs else None,
+                   [x for p in given for x in p.top_logprobs or ()] if with_logprobs else None)
 
 
 @dataclass(frozen=True)

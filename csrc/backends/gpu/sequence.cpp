@@ -65,7 +65,11 @@ void GpuSequence::advance(int64_t rows) {
   pending_ = std::min(rows, step_back);
   base_ = length_ + rows - pending_;
   length_ += rows;
-  if (rows <= step_back || !delta_floats_) return;
+  if (rows > step_back) mark();
+}
+
+void GpuSequence::mark() {
+  if (!delta_floats_ || !length_ || (mark_ && mark_->length == length_)) return;
   auto mark = std::make_shared<Mark>(Mark{length_, base_, pending_, Memory(driver_, delta_.bytes())});
   driver_->copy(mark->delta.address(), delta_.address(), delta_.bytes());
   mark_ = mark;

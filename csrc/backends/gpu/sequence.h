@@ -21,6 +21,7 @@ class GpuSequence {
 
   void reserve(int64_t end);
   void advance(int64_t rows);                              // a pass has appended them
+  void mark();                                             // remembers the recurrent states here; one mark is kept
   void describe(PartRecord& record) const;
   void describe_borrowed(PartRecord& record) const;
   Cache cache(int64_t state) const;

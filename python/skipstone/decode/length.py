@@ -7,7 +7,10 @@ tried where they might pay. The text does not depend on any of it.
 """
 from __future__ import annotations
 
+import heapq
 from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 from .options import MOST_DRAFTS
 
@@ -53,6 +56,10 @@ class Costs:
         if drafts and draft_seconds is not None:
             self._drafts.setdefault(bucket, Times()).add(drafts, draft_seconds)
 
+    def add_draft(self, context: int, drafts: int, seconds: float) -> None:
+        """The time of drafting `drafts` tokens."""
+        self._drafts.setdefault(self._bucket(context), Times()).add(drafts, seconds)
+
     def plain_samples(self, context: int) -> int:
         times = self._passes.get(self._bucket(context))
         return times.samples(1) if times else 0
@@ -65,10 +72,10 @@ class Costs:
             merged.update(tables[other].table)
         return merged
 
-    def passes(self, context: int) -> list[float]:
-        """Estimated seconds of passes over 1 .. MOST_DRAFTS + 1 rows; relative ones before anything is measured."""
+    def passes(self, context: int, most: int = MOST_DRAFTS + 1) -> list[float]:
+        """Estimated seconds of passes over 1 .. most rows; relative ones before anything is measured."""
         known = self._nearest(self._passes, context)
-        return [_pass_time(known, rows) for rows in range(1, MOST_DRAFTS + 2)]
+        return [_pass_time(known, rows) for rows in range(1, most + 1)]
 
     def drafting(self, context: int, plain: float) -> list[float]:
         """Estimated seconds of drafting 0 .. MOST_DRAFTS tokens; plain: those of a one-row pass."""
@@ -139,6 +146,16 @@ class Acceptance:
         return rates
 
 
+class Length(Protocol):
+    """How many tokens one text drafts."""
+
+    def next(self, context: int, most: int) -> int:
+        """How many tokens to draft after `context` tokens, at most `most`."""
+
+    def record(self, context: int, drafted: int, accepted: int, pass_seconds: float, draft_seconds: float | None) -> None:
+        """What the cycle cost and brought. draft_seconds: None where drafting had unusual work to do."""
+
+
 class FixedLength:
     """Always as many drafts as asked for."""
 
@@ -146,11 +163,10 @@ class FixedLength:
         self._drafts = drafts
 
     def next(self, context: int, most: int) -> int:
-        """How many tokens to draft after `context` tokens, at most `most`."""
         return min(self._drafts, most)
 
     def record(self, context: int, drafted: int, accepted: int, pass_seconds: float, draft_seconds: float | None) -> None:
-        """What the cycle cost and brought. draft_seconds: None where drafting had unusual work to do."""
+        pass
 
 
 class AutoLength:
@@ -212,3 +228,74 @@ class AutoLength:
         self._without += not drafted
         if self._probing and drafted:
             self._probing = max(0, self._probing - (1 if accepted else 4))
+
+
+class SharedLength:
+    """The length of one text in passes that it shares with others: what Sharing gives it.
+
+    drafting: the model's Costs; acceptance: the model's over all its texts.
+    """
+
+    def __init__(self, drafting: Costs, acceptance: Acceptance) -> None:
+        self._drafting, self._everywhere = drafting, acceptance
+        self.acceptance = Acceptance(acceptance)
+        self.given = 0
+
+    def next(self, context: int, most: int) -> int:
+        return min(self.given, most)
+
+    def record(self, context: int, drafted: int, accepted: int, pass_seconds: float, draft_seconds: float | None) -> None:
+        for acceptance in (self.acceptance, self._everywhere):
+            acceptance.observe(drafted, accepted)
+        if drafted and draft_seconds is not None:
+            self._drafting.add_draft(context, drafted, draft_seconds)
+
+
+class Sharing:
+    """How many tokens each of several texts drafts for one pass over all their rows: drafts are added one by one, always the one
+    most likely to be accepted, and as many as promise most tokens a second together.
+
+    drafting: the model's Costs, for the times of chains; passes: the same for shared passes, by all their rows.
+    """
+
+    PROBE = 64   # after so many passes without drafts each text drafts one
+
+    def __init__(self, drafting: Costs, passes: Costs) -> None:
+        self._drafting, self._passes = drafting, passes
+        self._without = 0
+
+    def give(self, contexts: Sequence[int], lengths: Sequence[Length], most: Sequence[int]) -> None:
+        """contexts: tokens of each text; most: drafts that it has room for. Every SharedLength among `lengths` gets its number."""
+        ours = [i for i, length in enumerate(lengths) if isinstance(length, SharedLength)]
+        fixed = sum(length.next(context, room) for i, (context, length, room) in enumerate(zip(contexts, lengths, most)) if i not in ours)
+        context = max(contexts, default=0)
+        passes = self._passes.passes(context, len(lengths) + fixed + sum(min(most[i], MOST_DRAFTS) for i in ours))
+        drafting = {i: self._drafting.drafting(contexts[i], passes[0]) for i in ours}
+        rates = {i: lengths[i].acceptance.rates() for i in ours}   # type: ignore[attr-defined]
+        given = dict.fromkeys(ours, 0)
+        best, tokens, seconds, rows = dict(given), float(len(lengths)), 0.0, len(lengths) + fixed
+        speed = tokens / passes[rows - 1]
+        waiting = [(-rates[i][0], i) for i in ours if most[i] > 0]
+        heapq.heapify(waiting)
+        while waiting:
+            chance, i = heapq.heappop(waiting)
+            given[i] += 1
+            rows += 1
+            tokens -= chance
+            seconds += drafting[i][given[i]] - drafting[i][given[i] - 1]
+            if tokens / (passes[rows - 1] + seconds) > speed:
+                speed, best = tokens / (passes[rows - 1] + seconds), dict(given)
+            if given[i] < min(most[i], MOST_DRAFTS):
+                heapq.heappush(waiting, (chance * rates[i][given[i]], i))
+        self._without = 0 if any(best.values()) or not ours else self._without + 1
+        if self._without > self.PROBE:
+            self._without = 0
+            for i in ours:
+                lengths[i].acceptance.doubt(8)   # type: ignore[attr-defined]
+                best[i] = min(1, most[i])
+        for i in ours:
+            lengths[i].given = best[i]   # type: ignore[attr-defined]
+
+    def record(self, context: int, rows: int, seconds: float) -> None:
+        """The time of a shared pass over `rows` rows; context: the longest of its texts."""
+        self._passes.add(context, rows, seconds)

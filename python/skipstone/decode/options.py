@@ -4,11 +4,13 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict
 
 from ..errors import ArgumentError
+from .constraint import Constraint, Grammar
 
+MOST_LOGPROBS = 100
 MOST_DRAFTS = 15   # a verify pass has at most 16 rows
 
 
@@ -28,6 +30,10 @@ class OptionsDict(TypedDict, total=False):
     stop: str | Iterable[str] | None
     stop_at_eos: bool
     draft_tokens: int | Literal["auto"]
+    logprobs: int | None
+    json_schema: Mapping[str, Any] | str | Literal[True] | None
+    regex: str | None
+    grammar: str | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,13 @@ class Options:
     stop               a string or strings that end the text; they are not part of it
     stop_at_eos        an end-of-text token ends the text
     draft_tokens       how many tokens are drafted a pass, 0 to 15; "auto": what measures fastest. The text is the same for all.
+    logprobs           n: also the log probabilities of the chosen tokens and of the n likeliest at each place, 0 to 100: log-softmax of the
+                       model's logits, before any of the above. None: without
+    json_schema        the text is JSON that this schema (a dict or its JSON text) allows; True: any JSON
+    regex              the text matches this regular expression from its beginning to its end
+    grammar            the text is in this grammar: Lark as llguidance has it, or llama.cpp's GBNF
+                       At most one of the three. Forbidden tokens count as logits of -infinity, before the filters. The text ends ("stop")
+                       where nothing more may follow; cut short ("length"), it is the beginning of an allowed one.
     """
 
     max_tokens: int | None = 256
@@ -63,6 +76,10 @@ class Options:
     stop: str | Iterable[str] | None = None
     stop_at_eos: bool = True
     draft_tokens: int | Literal["auto"] = "auto"
+    logprobs: int | None = None
+    json_schema: Mapping[str, Any] | str | Literal[True] | None = None
+    regex: str | None = None
+    grammar: str | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any], vocabulary: int) -> Options:
@@ -89,7 +106,24 @@ class Options:
             raise ArgumentError(f"stop_at_eos: {options.stop_at_eos!r}; expected True or False")
         if options.draft_tokens != "auto":
             checked["draft_tokens"] = integer("draft_tokens", options.draft_tokens, 0, MOST_DRAFTS, "or 'auto'")
+        if options.logprobs is not None:
+            checked["logprobs"] = integer("logprobs", options.logprobs, 0, min(MOST_LOGPROBS, vocabulary))
+        Grammar.of(options.json_schema, options.regex, options.grammar)
         return cls(**{**{f.name: getattr(options, f.name) for f in fields(cls)}, **checked})
+
+    def with_seed(self, step: int) -> Options:
+        """The same with the seed that comes `step` after this one."""
+        return replace(self, seed=((self.seed or 0) + step) % 2**64)
+
+    @property
+    def filters(self) -> bool:
+        """Whether some of the likeliest tokens alone can be chosen."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+    def constraint(self, vocabulary: int, tokenizer: Any) -> Constraint | None:
+        """The grammar that the text must follow, at its beginning."""
+        grammar = Grammar.of(self.json_schema, self.regex, self.grammar)
+        return Constraint(grammar, tokenizer, vocabulary) if grammar else None
 
     def sampler(self, vocabulary: int, tokenizer: Any) -> Any:
         """The native sampler for these options. Ids that the tokenizer (None: without one) does not know or suppresses are never chosen."""

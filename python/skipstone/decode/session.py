@@ -5,30 +5,43 @@ is then brought up again by reading, before the next pass. That is exact, becaus
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+import copy
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from ..errors import ArgumentError
-from .options import integer
+from ..results import Piece, Result
+from .options import Options, OptionsDict, integer
 
 if TYPE_CHECKING:
     from ..drafters.base import DrafterState
     from ..model import Model
+    from .length import Length
+    from .writer import Writer
 
 Logits = Literal["all", "last"] | None
 
 PASS_ROWS = 512   # of a native pass; longer runs are cut there
+MARKS = 16        # places that recurrent states and sliding windows can go back to, at most
 
 
 class Session:
-    """One text and the model's state after it. Made by `model.session()`."""
+    """One text and the model's state after it. Made by `model.session()`.
 
-    def __init__(self, model: Model, draft: bool = True) -> None:
+    `generate` and `stream` take a whole prompt and read only what the session does not hold yet: what comes after the tokens that
+    both begin with. Recurrent states and sliding windows are kept at ends of prompts and answers and, the more thinly the further
+    back, between them; so a changed last turn does not have the conversation read again. A session belongs to one thread at a time.
+    """
+
+    def __init__(self, model: Model, draft: bool = True, marks: int = MARKS) -> None:
         self.model = model
         self._text: list[int] = []
+        self._marks = marks
         self._sequence = model.program.sequence(model.kv_type)
+        self._sequence.keep_marks(marks)
         self._drafter: DrafterState | None = model.drafter.begin() if draft and model.drafter else None
         self._hidden = np.empty((0, model.hidden_width), np.float32)
 
@@ -66,6 +79,77 @@ class Session:
             self._sequence.rollback(length)
         if self._drafter:
             self._drafter.rollback(length)
+
+    def generate(self, prompt: str | Iterable[int], **options: Unpack[OptionsDict]) -> Result:
+        """The text after `prompt`, as `Model.generate` writes it, of which what the session holds already is not read again.
+
+        Afterwards the session holds the prompt and the text, all but its last token. `stats.reused_tokens` says how much was there.
+        """
+        return Result.of(self.stream(prompt, **options))
+
+    def stream(self, prompt: str | Iterable[int], **options: Unpack[OptionsDict]) -> Iterator[Piece]:
+        """As generate, in pieces as they come; the last piece has finish_reason and stats. Arguments are checked at once."""
+        from .loop import pieces
+
+        return pieces(self._writer(prompt, options))
+
+    def _writer(self, prompt: str | Iterable[int], options: Mapping[str, Any]) -> Writer:
+        """What writes the text after `prompt`. Nothing changes where an argument is wrong."""
+        model = self.model
+        chosen = model._options(options, self._drafter is not None)
+        ids = model._prompt(prompt)
+        return self._write(ids, chosen, model._length(chosen, self._drafter is not None))
+
+    def _write(self, ids: np.ndarray, options: Options, length: Length) -> Writer:
+        from .writer import Writer
+
+        constraint = options.constraint(self.model.vocab_size, self.model.tokenizer)   # may refuse, before anything changes
+        kept = self._reuse(ids)
+        return Writer(self, ids[kept:], options, self.model.tokenizer, length, constraint)
+
+    def _reuse(self, ids: np.ndarray) -> int:
+        """Goes back to what the text and `ids` begin with, and how many tokens that is: all but one of the ids at most."""
+        held = np.asarray(self._text[:len(ids) - 1], np.int32)
+        differs = np.flatnonzero(held != ids[:len(held)])
+        self.rollback(int(differs[0]) if len(differs) else len(held))
+        # What the states behind the text lack is read again with the rest.
+        if self._drafter and (missing := self._drafter.missing(len(self._text))) is not None and len(self._text) - missing <= PASS_ROWS:
+            self.rollback(missing)
+        self.rollback(min(self._sequence.length, len(self._text)))
+        return len(self._text)
+
+    def fork(self) -> Session:
+        """A session of its own with the same text and states. Of the caches only what either changes later is copied."""
+        self._settle()
+        other = copy.copy(self)
+        other._text = list(self._text)
+        other._sequence = self._sequence.copy()
+        other._drafter = self._drafter.copy() if self._drafter else None
+        return other
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the session to a file, in one step: a file that was there stays whole until the new one is.
+
+        The file holds the text's ids, the caches and the drafter's state, a checksum, and which model they belong to.
+        ArgumentError where the path cannot be written, DeviceError on a graphics card.
+        """
+        from .saved import save
+
+        save(self, path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Takes the text and the states that `save` wrote; what the session held goes.
+
+        FileError for a file that is damaged, is no session or belongs to another model or kv_type; the session then stays as it was.
+        """
+        from .saved import load
+
+        load(self, path)
+
+    def _mark(self) -> None:
+        """A place that the states can go back to."""
+        if self._marks > 1 and self._sequence.length == len(self._text):
+            self._sequence.mark()
 
     def draft(self, n: int, token: int) -> list[int]:
         """The drafter's greedy chain of n tokens after `token`, which was chosen after the text and is not read yet.

@@ -20,7 +20,8 @@ class Stats:
     The prompt's passes choose the first token, every later pass (`passes`) one token more than the drafts that it accepts.
     """
 
-    prompt_tokens: int = 0
+    prompt_tokens: int = 0               # of the prompt that were read
+    reused_tokens: int = 0               # of the prompt that the session held already
     prompt_seconds: float = 0.0
     tokens: int = 0                      # generated, the first included
     passes: int = 0                      # of the model, after the prompt

@@ -8,9 +8,12 @@ the same drafts for the same text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ..decode.saved import Packed
 
 
 class DrafterState(Protocol):
@@ -36,12 +39,30 @@ class DrafterState(Protocol):
     def rollback(self, length: int) -> None:
         """The text goes back to its first `length` tokens."""
 
+    def copy(self) -> DrafterState:
+        """The same for another text that begins like this one."""
+
+    # For files, see decode/saved.py.
+
+    def pack(self, text: Sequence[int]) -> Packed:
+        """This state, for a text of which all was read."""
+
+    def sizes(self, counts: dict[str, Any], length: int, file: str) -> list[int]:
+        """Bytes of the blocks that pack wrote with these counts, for a text of `length` tokens. FileError for counts that cannot be."""
+
+    def unpack(self, counts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
+        """Takes a packed state, uint8 blocks of these sizes."""
+
 
 class Drafter(Protocol):
     """A drafter of a model."""
 
     name: str
     bytes: int   # of weights, read once a draft
+
+    @property
+    def identity(self) -> str:
+        """A hash of the file it comes from."""
 
     def begin(self) -> DrafterState:
         """The state for a new text."""

@@ -5,10 +5,13 @@ and all its steps stand at one position, that of the token chosen after it.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from ..decode.saved import Packed, count_of
 
 
 class Gemma4AssistantDrafter:
@@ -16,8 +19,12 @@ class Gemma4AssistantDrafter:
 
     name = "gemma4_assistant"
 
-    def __init__(self, program: Any, threads: int, bytes: int) -> None:
-        self.program, self.threads, self.bytes = program, threads, bytes
+    def __init__(self, program: Any, threads: int, bytes: int, identify: Callable[[], str] = str) -> None:
+        self.program, self.threads, self.bytes, self._identify = program, threads, bytes, identify
+
+    @cached_property
+    def identity(self) -> str:
+        return self._identify()
 
     def begin(self) -> Gemma4AssistantState:
         return Gemma4AssistantState(self)
@@ -49,3 +56,22 @@ class Gemma4AssistantState:
     def rollback(self, length: int) -> None:
         if self._newest[0] >= length:
             self._newest = (-1, self._newest[1])
+
+    def copy(self) -> Gemma4AssistantState:
+        other = Gemma4AssistantState(self._drafter)
+        other._newest = self._newest
+        return other
+
+    def pack(self, text: Sequence[int]) -> Packed:
+        position, row = self._newest
+        known = int(position >= 0)
+        return Packed({"known": known, "position": max(position, 0)}, [4 * row.size * known], [row] if known else [])
+
+    def sizes(self, counts: dict[str, Any], length: int, file: str) -> list[int]:
+        known = count_of(counts, "known", 1, file)
+        count_of(counts, "position", max(0, length - 1), file)
+        return [4 * int(self._drafter.program.input_width)] if known else [0]
+
+    def unpack(self, counts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
+        if counts["known"]:
+            self._newest = (counts["position"], blocks[0].view(np.float32).reshape(1, -1).copy())

@@ -8,10 +8,15 @@ little. Long waits are flushed 512 at a time, so that memory stays bounded.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
+
+from ..decode.saved import Packed, count_of, points_of, sequence_blocks
+from ..errors import ArgumentError, FileError
 
 FLUSH = 512   # rows of a native pass
 
@@ -21,8 +26,12 @@ class MtpDrafter:
 
     name = "mtp"
 
-    def __init__(self, program: Any, kv_type: str, threads: int, bytes: int) -> None:
-        self.program, self.kv_type, self.threads, self.bytes = program, kv_type, threads, bytes
+    def __init__(self, program: Any, kv_type: str, threads: int, bytes: int, identify: Callable[[], str] = str) -> None:
+        self.program, self.kv_type, self.threads, self.bytes, self._identify = program, kv_type, threads, bytes, identify
+
+    @cached_property
+    def identity(self) -> str:
+        return self._identify()
 
     def begin(self) -> MtpState:
         return MtpState(self)
@@ -83,6 +92,39 @@ class MtpState:
             self._paired, self._waiting = self._cache.length, []
         elif self._known > length:
             self._waiting = [(self._paired, self._first(length - self._paired))] if length > self._paired else []
+
+    def copy(self) -> MtpState:
+        other = MtpState(self._drafter)
+        other._cache = self._cache.copy()
+        other._paired, other._waiting, other._tentative = self._paired, list(self._waiting), self._tentative
+        return other
+
+    def pack(self, text: Sequence[int]) -> Packed:
+        self._confirm(text)
+        waiting = self._known - self._paired
+        points = self._cache.points
+        sizes = self._drafter.program.block_bytes(self._drafter.kv_type, points)
+        hidden = [self._first(waiting)] if waiting else []
+        return Packed({"paired": self._paired, "waiting": waiting, "points": points}, [*sizes, sum(h.nbytes for h in hidden)],
+                      chain(sequence_blocks(self._cache, sizes), hidden))
+
+    def sizes(self, counts: dict[str, Any], length: int, file: str) -> list[int]:
+        paired = count_of(counts, "paired", max(0, length - 1), file)
+        waiting = count_of(counts, "waiting", length - paired, file)
+        points = points_of(counts.get("points"), paired, file)
+        try:
+            self._cache.set_points(points)
+            sizes = self._drafter.program.block_bytes(self._drafter.kv_type, points)
+        except ArgumentError as error:
+            raise FileError(f"{file}: {error}; expected the counts of a session") from None
+        return [*sizes, 4 * waiting * int(self._drafter.program.input_width)]
+
+    def unpack(self, counts: dict[str, Any], blocks: Sequence[np.ndarray]) -> None:
+        for index, block in enumerate(blocks[:-1]):
+            self._cache.read_block(index, block)
+        self._paired = counts["paired"]
+        if counts["waiting"]:
+            self._waiting = [(self._paired, blocks[-1].view(np.float32).reshape(counts["waiting"], -1).copy())]
 
     def _settle(self) -> None:
         """Where an interrupted call left the cache with more than was counted, that goes; with less, the rest is missing."""

@@ -1,0 +1,278 @@
+"""Several texts at once: one pass reads rows of all of them.
+
+A token's bits depend on its own text alone, so each text is the one that it would be alone, whoever comes and goes beside it.
+"""
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+
+from ..errors import ArgumentError, OutOfMemory, SkipstoneError
+from ..results import FinishReason, Piece, Result
+from .length import Sharing
+from .options import Options, OptionsDict, integer
+from .session import PASS_ROWS, Session
+from .writer import CATCH_UP, Writer
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+WANTS = ("none", "choice", "logits")   # a pass gives all its texts what the most demanding of them wants
+
+
+class Text:
+    """One text of a batch. Made by `Batch.add`.
+
+    finish_reason: None while it is written or waits, then as Result's, or "error"; error: what ended it then.
+    """
+
+    def __init__(self, batch: Batch, start: Any, ids: np.ndarray, options: Options, session: Session | None) -> None:
+        self.error: SkipstoneError | None = None
+        self.prompt_tokens = len(ids)
+        self._batch, self._start, self._session = batch, start, session
+        self._writer: Writer | None = None
+        self._ended: FinishReason | None = None
+        self._pieces: list[Piece] = []
+        self._options, self._ids = options, ids
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return "error" if self.error else self._ended
+
+    @property
+    def tokens(self) -> list[int]:
+        """The ids chosen so far."""
+        return self._writer.tokens if self._writer else []
+
+    @property
+    def text(self) -> str:
+        """What came out so far."""
+        return "".join(piece.text for piece in self._pieces)
+
+    def cancel(self) -> None:
+        """Ends the text where it is; the others go on. Without effect once it has ended."""
+        self._batch.cancel(self)
+
+    def result(self) -> Result:
+        """The text. ArgumentError while it is not finished; where an error ended it, that."""
+        if self.error:
+            raise self.error
+        if self._ended is None:
+            raise ArgumentError("result: the text is not finished; iterate over the batch, or run() it, first")
+        return Result.of(self._pieces)
+
+
+class Batch:
+    """Writes several texts at once. Made by `model.batch()`.
+
+        batch = model.batch()
+        texts = [batch.add(prompt, max_tokens=64) for prompt in prompts]
+        for text, piece in batch:            # pass by pass; texts may be added and cancelled on the way
+            ...
+
+    limit: texts in one pass. A text that is added takes part from the next pass on, or waits until there is room. Each has its own
+    options; with draft_tokens="auto" the drafts go where they are likeliest to be accepted. After an exception from outside
+    (KeyboardInterrupt) the batch can be iterated on: nothing is lost and no text changes. An error that concerns one text ends that one.
+    A batch belongs to one thread at a time.
+    """
+
+    def __init__(self, model: Model, limit: int = 8) -> None:
+        self._model, self._limit = model, integer("limit", limit, 1, 1024)
+        self._waiting: deque[Text] = deque()
+        self._active: list[Text] = []
+        self._out: deque[tuple[Text, Piece]] = deque()
+        self._sharing = Sharing(model._costs, model._shared_costs)
+
+    def __len__(self) -> int:
+        """Texts that are not finished."""
+        return len(self._waiting) + len(self._active)
+
+    def add(self, prompt: str | Iterable[int], session: Session | None = None, **options: Unpack[OptionsDict]) -> Text:
+        """A text after `prompt`, with the options of `Model.generate`. Arguments are checked at once.
+
+        session: one that the text is written in, as `Session.generate` does; two texts of one session are written one after the other.
+        """
+        model = self._model
+        if session is not None and (not isinstance(session, Session) or session.model is not model):
+            raise ArgumentError("session: found one of another model; expected a session of the batch's model")
+        chosen = model._options(options, session._drafter is not None if session else model.drafter is not None)
+        ids = model._prompt(prompt)
+        drafts = chosen.draft_tokens != 0 and model.drafter is not None
+        return self._add(ids, chosen, session, lambda: session or Session(model, draft=drafts, marks=1))
+
+    def _add(self, ids: np.ndarray, options: Options, session: Session | None, start: Any) -> Text:
+        options.constraint(self._model.vocab_size, self._model.tokenizer)   # a grammar that cannot be followed is refused now
+        text = Text(self, start, ids, options, session)
+        self._waiting.append(text)
+        return text
+
+    def cancel(self, text: Text) -> None:
+        """As `Text.cancel`."""
+        if text._batch is not self:
+            raise ArgumentError("text: found one of another batch; expected one that this batch's add returned")
+        if text in self._waiting:
+            self._waiting.remove(text)
+            self._end(text, Piece("", [], "cancelled", _no_stats(text)))
+        elif text in self._active and text._writer:
+            self._end(text, text._writer.cancel())
+
+    def run(self) -> list[Text]:
+        """Writes all texts to their ends, and returns those that ended."""
+        return [text for text, piece in self if piece.finish_reason]
+
+    def __iter__(self) -> Iterator[tuple[Text, Piece]]:
+        """(text, piece) as they come, until no text is left."""
+        while self._out or len(self):
+            while self._out:
+                yield self._out.popleft()
+            if len(self):
+                self.step()
+
+    def step(self) -> None:
+        """One pass over prompts that are not read yet, and one over the texts that are written; what comes out waits for the iterator."""
+        self._admit()
+        self._read([t for t in self._active if t._writer and t._writer.reading])
+        self._write([t for t in self._active if t._writer and not t._writer.reading])
+
+    def _admit(self) -> None:
+        for text in list(self._waiting):
+            if len(self._active) == self._limit:
+                return
+            if text._session is not None and any(text._session is other._session for other in self._active):
+                continue
+            try:
+                session = text._start()
+                shared = self._model._shared_length(text._options, session._drafter is not None)
+                text._writer = session._write(text._ids, text._options, shared)
+            except SkipstoneError as error:
+                self._waiting.remove(text)
+                self._fail(text, error)
+                continue
+            self._active.append(text)
+            self._waiting.remove(text)
+            if only := text._writer.started():
+                self._end(text, only)
+
+    def _read(self, texts: list[Text]) -> None:
+        """A pass over up to 512 of the prompts' tokens, the texts that came first first."""
+        left, before = PASS_ROWS, time.perf_counter()
+        parts = []
+        for text in texts:
+            if left > 0 and text._writer:
+                parts.append((text, text._writer.prepare(0, left)))
+                left -= len(parts[-1][1])
+        for writer, _ in self._pass(parts, "last"):
+            writer.stats.prompt_seconds += time.perf_counter() - before
+
+    def _write(self, texts: list[Text]) -> None:
+        """A pass over the texts' newest tokens and their drafts."""
+        writers = [t._writer for t in texts if t._writer]
+        contexts = [w.session.length for w in writers]
+        self._sharing.give(contexts, [w.length for w in writers], [w.most_drafts for w in writers])
+        parts, costs, started = [], {}, time.perf_counter()
+        for text, writer, context in zip(texts, writers, contexts):
+            before, drafter = time.perf_counter(), writer.session._drafter
+            drafts = writer.length.next(context, writer.most_drafts)
+            usual = not drafts or drafter is None or drafter.behind(context) <= CATCH_UP
+            try:
+                parts.append((text, writer.prepare(drafts)))
+            except SkipstoneError as error:
+                self._fail(text, error)
+            costs[id(writer)] = (context, time.perf_counter() - before, usual)
+        between = time.perf_counter()
+        done = self._pass(parts, "all")
+        after = time.perf_counter()
+        if done:
+            self._sharing.record(max(contexts), sum(rows for _, rows in done), after - between)
+        for writer, _ in done:
+            context, drafting, usual = costs[id(writer)]
+            writer.count(context, after - between, drafting, usual)
+            writer.stats.decode_seconds += after - started
+
+    def _pass(self, parts: list[tuple[Text, np.ndarray]], rows: str) -> list[tuple[Writer, int]]:
+        """Runs a pass over the parts and hands out what comes of it; the writers that took part, with their numbers of rows."""
+        if not parts:
+            return []
+        writers = {id(text): text._writer for text, _ in parts if text._writer}
+        want = max((w.wants for w in writers.values()), key=WANTS.index)
+        try:
+            for writer in writers.values():
+                writer.session._settle()
+            result, hidden = self._model.program.run([(text._writer.session._sequence, tokens) for text, tokens in parts],   # type: ignore[union-attr]
+                                                     want=want, rows=rows, threads=self._model.threads)
+        except OutOfMemory as error:
+            if len(parts) == 1:
+                self._fail(parts[0][0], error)
+                return []
+            return [done for part in parts for done in self._pass([part], rows)]   # whoever has no room ends, the others go on
+        done, at = [], 0
+        for place, (text, tokens) in enumerate(parts):
+            writer = writers[id(text)]
+            own = None if result is None else result[place:place + 1] if rows == "last" else result[at:at + len(tokens)]
+            try:
+                piece = writer.accept(tokens, own, hidden[at:at + len(tokens)])
+            except SkipstoneError as error:
+                self._fail(text, error)
+            else:
+                done.append((writer, len(tokens)))
+                if piece:
+                    self._end(text, piece) if piece.finish_reason else self._give(text, piece)
+            at += len(tokens)
+        return done
+
+    def _give(self, text: Text, piece: Piece) -> None:
+        text._pieces.append(piece)
+        self._out.append((text, piece))
+
+    def _end(self, text: Text, piece: Piece) -> None:
+        text._ended = piece.finish_reason
+        self._give(text, piece)
+        if text in self._active:
+            self._active.remove(text)
+
+    def _fail(self, text: Text, error: SkipstoneError) -> None:
+        text.error = error
+        self._end(text, Piece("", [], "error", text._writer.stats if text._writer else _no_stats(text)))
+
+
+def _no_stats(text: Text) -> Any:
+    from .stats import Stats
+
+    return Stats(seed=text._options.seed or 0, threads=text._batch._model.threads)
+
+
+def generate_several(model: Model, prompts: list[Any], n: int | None, options: Mapping[str, Any], nested: bool) -> Any:
+    """What Model.generate returns for a list of prompts or n texts of each."""
+    n = None if n is None else integer("n", n, 1, 4096)
+    chosen = model._options(options, model.drafter is not None)
+    ids = [model._prompt(prompt) for prompt in prompts]
+    batch = Batch(model)
+    texts: list[list[Text]] = []
+    for prompt in ids:
+        shared = Shared(model, prompt, n or 1, draft=chosen.draft_tokens != 0)
+        texts.append([batch._add(prompt, chosen.with_seed(i), None, shared.take) for i in range(n or 1)])
+    batch.run()
+    results = [[text.result() for text in of_prompt] for of_prompt in texts]
+    if n is None:
+        return [one for one, in results]
+    return results if nested else results[0]
+
+
+class Shared:
+    """Sessions of one prompt for several texts: it is read once, and each but the last gets a fork."""
+
+    def __init__(self, model: Model, ids: np.ndarray, texts: int, draft: bool) -> None:
+        self._model, self._ids, self._left, self._draft = model, ids, texts, draft and model.drafter is not None
+        self._session: Session | None = None
+
+    def take(self) -> Session:
+        self._left -= 1
+        if self._session is None:
+            self._session = Session(self._model, draft=self._draft, marks=1)
+            if self._left and len(self._ids) > 1:
+                self._session.forward(self._ids[:-1], logits=None)
+        return self._session.fork() if self._left else self._session

@@ -1,0 +1,183 @@
+"""Texts that a JSON schema, a regular expression or a grammar allows, by `llguidance`.
+
+A choice is made freely first and looked at then: allowed, it is also the choice among the allowed tokens; forbidden, it is made again
+under the mask of those. So most tokens cost no mask. Where top_k, top_p or min_p filter, the mask comes first, as what they keep
+depends on it.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    from ..text.tokenizer import Tokenizer
+
+SCHEMA_LIMIT = 1 << 20   # characters of a schema, an expression or a grammar
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What a text must be. kind: the option that said so; source: as llguidance takes it."""
+
+    kind: Literal["json_schema", "regex", "grammar"]
+    source: str
+
+    @classmethod
+    def of(cls, json_schema: Any = None, regex: Any = None, grammar: Any = None) -> Grammar | None:
+        """The one that is not None. ArgumentError for several, and for what is no schema, expression or grammar."""
+        given = {"json_schema": json_schema, "regex": regex, "grammar": grammar}
+        names = [name for name, value in given.items() if value is not None]
+        if not names:
+            return None
+        if len(names) > 1:
+            raise ArgumentError(f"{names[0]} and {names[1]}: both given; expected one of json_schema, regex and grammar")
+        kind = names[0]
+        value = given[kind]
+        if kind == "json_schema":
+            source = _schema(value)
+        elif not isinstance(value, str) or not value:
+            raise ArgumentError(f"{kind}: {value!r:.80}; expected a string that is not empty")
+        else:
+            source = value
+        if len(source) > SCHEMA_LIMIT:
+            raise ArgumentError(f"{kind}: {len(source)} characters; expected at most {SCHEMA_LIMIT}")
+        return cls(kind, source)   # type: ignore[arg-type]
+
+    def compiled(self) -> str:
+        """As an LLMatcher takes it."""
+        from llguidance import LLMatcher
+
+        try:
+            if self.kind == "json_schema":
+                return str(LLMatcher.grammar_from_json_schema(self.source, defaults=_JSON))
+            if self.kind == "regex":
+                return str(LLMatcher.grammar_from_regex(self.source))
+            return str(LLMatcher.grammar_from_lark(_lark(self.source)))
+        except ValueError as error:
+            raise ArgumentError(f"{self.kind}: {error}") from None
+
+
+# Spaces as json.dumps puts them: a text on one line, which cannot run on in endless spaces.
+_JSON: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+def _schema(value: Any) -> str:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ArgumentError(f"json_schema: a string that is no JSON ({error}); expected a schema") from None
+    if value is True:
+        value = {}
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"json_schema: {value!r:.80}; expected a schema: a dict, its JSON text, or True for any JSON")
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(f"json_schema: {error}; expected what JSON can hold") from None
+
+
+def _lark(grammar: str) -> str:
+    """Lark as it is; llama.cpp's GBNF, told by its `::=`, translated."""
+    if "::=" not in grammar:
+        return grammar
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(grammar))
+    except Exception as error:   # the translator asserts and indexes
+        raise ArgumentError(f"grammar: this GBNF cannot be read ({error or type(error).__name__}); expected GBNF or Lark") from None
+
+
+class Constraint:
+    """Where one generated text stands in its grammar. Counts are of generated tokens."""
+
+    def __init__(self, grammar: Grammar, tokenizer: Tokenizer | None, vocabulary: int) -> None:
+        from llguidance import LLMatcher
+
+        if tokenizer is None:
+            raise ArgumentError(f"{grammar.kind}: the model has no tokenizer; expected one that knows the tokens' texts")
+        if not tokenizer.eos_ids:
+            raise ArgumentError(f"{grammar.kind}: the tokenizer names no token that ends a text; expected one")
+        self._kind = grammar.kind
+        self._matcher = LLMatcher(_library_tokenizer(tokenizer, vocabulary), grammar.compiled(), log_level=0)
+        self._consumed: list[int] = []
+        self._mask = np.zeros((vocabulary + 31) // 32, np.uint32)
+        self._check(f"expected a {grammar.kind} that llguidance can follow")
+
+    @property
+    def complete(self) -> bool:
+        """Nothing more may follow."""
+        return bool(self._matcher.is_stopped())
+
+    def take(self, count: int, tokens: Sequence[int]) -> int:
+        """The text goes on after its first `count` tokens with as many of `tokens` as are allowed there: how many that are."""
+        held = self._consumed[count:]
+        same = 0
+        while same < min(len(held), len(tokens)) and held[same] == tokens[same]:
+            same += 1
+        if same < len(held):
+            self._matcher.rollback(len(held) - same)
+            del self._consumed[count + same:]
+        rest = list(tokens[same:])
+        taken = int(self._matcher.try_consume_tokens(rest)) if rest and not self.complete else 0
+        self._consumed.extend(rest[:taken])
+        return same + taken
+
+    def mask(self) -> np.ndarray:
+        """uint32, a bit for each token that may follow what was taken."""
+        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._check("expected one that some text fits")
+        return self._mask
+
+    def judge(self, count: int, lazily: bool) -> Any:
+        """A judge for a sampler whose text has `count` generated tokens, all taken: see Sampler.set_judge. What is drafted is taken,
+        and given back by the next `take`."""
+        taken = count
+
+        def judge(before: int, chosen: int) -> np.ndarray | None:
+            nonlocal taken
+            if len(self._consumed) < taken:
+                self.take(taken - 1, [before])   # was chosen again under the mask
+            if self.complete or len(self._consumed) < taken:
+                return None
+            taken += 1
+            return None if lazily and self.take(taken - 1, [chosen]) else self.mask()
+
+        return judge
+
+    def _check(self, expected: str) -> None:
+        if self._matcher.is_error():
+            said = str(self._matcher.get_error()).strip().split("\n")[0]
+            raise ArgumentError(f"{self._kind}: {said}; {expected}")
+
+
+def _library_tokenizer(tokenizer: Tokenizer, vocabulary: int) -> Any:
+    """llguidance's view of the tokenizer, made once."""
+    made = getattr(tokenizer, "_llguidance", None)
+    if made is None or made[0] != vocabulary:
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        made = (vocabulary, LLTokenizer(TokenizerWrapper(_Pieces(tokenizer)), n_vocab=vocabulary, eos_token=sorted(tokenizer.eos_ids)))
+        tokenizer._llguidance = made   # type: ignore[attr-defined]
+    return made[1]
+
+
+class _Pieces:
+    """A tokenizer as llguidance asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.eos_token_id, self.bos_token_id = min(tokenizer.eos_ids), tokenizer.bos_id
+        texts = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+        self.special_token_ids = [i for i, text in enumerate(texts) if not text]
+        self.tokens = [text or tokenizer.token_text(i).encode() or b"<%d>" % i for i, text in enumerate(texts)]
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return self._tokenizer.encode(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
