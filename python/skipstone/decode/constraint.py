@@ -99,16 +99,15 @@ class Constraint:
     """Where one generated text stands in its grammar. Counts are of generated tokens."""
 
     def __init__(self, grammar: Grammar, tokenizer: Tokenizer | None, vocabulary: int) -> None:
-        from llguidance import LLMatcher
-
         if tokenizer is None:
             raise ArgumentError(f"{grammar.kind}: the model has no tokenizer; expected one that knows the tokens' texts")
         if not tokenizer.eos_ids:
             raise ArgumentError(f"{grammar.kind}: the tokenizer names no token that ends a text; expected one")
         self._kind = grammar.kind
-        self._matcher = LLMatcher(_library_tokenizer(tokenizer, vocabulary), grammar.compiled(), log_level=0)
+        self._matcher = _matcher(grammar, tokenizer, vocabulary)
         self._consumed: list[int] = []
         self._mask = np.zeros((vocabulary + 31) // 32, np.uint32)
+        self._address = self._mask.ctypes.data
         self._check(f"expected a {grammar.kind} that llguidance can follow")
 
     @property
@@ -132,7 +131,7 @@ class Constraint:
 
     def mask(self) -> np.ndarray:
         """uint32, a bit for each token that may follow what was taken."""
-        self._matcher.unsafe_compute_mask_ptr(self._mask.ctypes.data, self._mask.nbytes)
+        self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
         self._check("expected one that some text fits")
         return self._mask
 
@@ -158,15 +157,22 @@ class Constraint:
             raise ArgumentError(f"{self._kind}: {said}; {expected}")
 
 
-def _library_tokenizer(tokenizer: Tokenizer, vocabulary: int) -> Any:
-    """llguidance's view of the tokenizer, made once."""
-    made = getattr(tokenizer, "_llguidance", None)
-    if made is None or made[0] != vocabulary:
-        from llguidance import LLTokenizer, TokenizerWrapper
+MATCHERS = 32   # kept for each model; they share what they learn with their copies, which makes masks about twice as fast
 
-        made = (vocabulary, LLTokenizer(TokenizerWrapper(_Pieces(tokenizer)), n_vocab=vocabulary, eos_token=sorted(tokenizer.eos_ids)))
-        tokenizer._llguidance = made   # type: ignore[attr-defined]
-    return made[1]
+
+def _matcher(grammar: Grammar, tokenizer: Tokenizer, vocabulary: int) -> Any:
+    """An LLMatcher at the beginning of the grammar."""
+    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+    cache = tokenizer.library_cache   # of this module alone: ("tokenizer", vocabulary) and (grammar, vocabulary)
+    key = ("tokenizer", vocabulary)
+    if key not in cache:
+        cache[key] = LLTokenizer(TokenizerWrapper(_Pieces(tokenizer)), n_vocab=vocabulary, eos_token=sorted(tokenizer.eos_ids))
+    made = cache.pop((grammar, vocabulary), None) or LLMatcher(cache[key], grammar.compiled(), log_level=0)
+    cache[grammar, vocabulary] = made   # last used, last
+    for old in [k for k in cache if k[0] != "tokenizer"][:-MATCHERS]:
+        cache.pop(old, None)
+    return made.deep_copy()
 
 
 class _Pieces:

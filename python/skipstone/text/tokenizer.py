@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from ..errors import ArgumentError, FileError, OutOfMemory
 from ..files import ModelFile
@@ -31,6 +32,7 @@ class Tokenizer:
         self.eos_ids = frozenset(vocabulary.eos_ids)
         self.suppressed = frozenset(vocabulary.suppressed)
         self.chat_template = vocabulary.chat_template
+        self.library_cache: dict[Any, Any] = {}   # what decode/constraint.py makes of this tokenizer
 
     def encode(self, text: str, special: bool = False) -> list[int]:
         """The ids of a text.
