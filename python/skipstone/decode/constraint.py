@@ -106,8 +106,8 @@ class Constraint:
         self._kind = grammar.kind
         self._matcher = _matcher(grammar, tokenizer, vocabulary)
         self._consumed: list[int] = []
-        self._mask = np.zeros((vocabulary + 31) // 32, np.uint32)
-        self._address = self._mask.ctypes.data
+        self._words = (vocabulary + 31) // 32
+        self._masks: dict[int, np.ndarray] = {}   # by how many tokens were taken before; a draft's mask is its verification's
         self._check(f"expected a {grammar.kind} that llguidance can follow")
 
     @property
@@ -124,6 +124,8 @@ class Constraint:
         if same < len(held):
             self._matcher.rollback(len(held) - same)
             del self._consumed[count + same:]
+        if self._masks:
+            self._masks = {at: mask for at, mask in self._masks.items() if count <= at <= len(self._consumed)}
         rest = list(tokens[same:])
         taken = int(self._matcher.try_consume_tokens(rest)) if rest and not self.complete else 0
         self._consumed.extend(rest[:taken])
@@ -131,9 +133,13 @@ class Constraint:
 
     def mask(self) -> np.ndarray:
         """uint32, a bit for each token that may follow what was taken."""
-        self._matcher.unsafe_compute_mask_ptr(self._address, self._mask.nbytes)
-        self._check("expected one that some text fits")
-        return self._mask
+        known = self._masks.get(len(self._consumed))
+        if known is None:
+            known = np.zeros(self._words, np.uint32)
+            self._matcher.unsafe_compute_mask_ptr(known.ctypes.data, known.nbytes)
+            self._check("expected one that some text fits")
+            self._masks[len(self._consumed)] = known
+        return known
 
     def judge(self, count: int, lazily: bool) -> Any:
         """A judge for a sampler whose text has `count` generated tokens, all taken: see Sampler.set_judge. What is drafted is taken,
