@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..results import FinishReason, Piece, Result
 from .length import Sharing
 from .options import Options, OptionsDict, integer
 from .session import PASS_ROWS, Session
+from .stats import Stats
 from .writer import CATCH_UP, Writer
 
 if TYPE_CHECKING:
@@ -25,45 +27,53 @@ WANTS = ("none", "choice", "logits")   # a pass gives all its texts what the mos
 
 
 class Text:
-    """One text of a batch. Made by `Batch.add`.
-
-    finish_reason: None while it is written or waits, then as Result's, or "error"; error: what ended it then.
-    """
+    """One text of a batch. Made by `Batch.add`. error: what ended it, where its finish_reason is "error"."""
 
     def __init__(self, batch: Batch, start: Any, ids: np.ndarray, options: Options, session: Session | None) -> None:
         self.error: SkipstoneError | None = None
-        self.prompt_tokens = len(ids)
         self._batch, self._start, self._session = batch, start, session
-        self._writer: Writer | None = None
-        self._ended: FinishReason | None = None
-        self._pieces: list[Piece] = []
-        self._options, self._ids = options, ids
+        self._ids, self._options = ids, options
+        self._writer: Writer | None = None   # once it takes part in passes
+        self._cancelled = False              # before that
+        self._closed = False                 # its last piece went out
 
     @property
     def finish_reason(self) -> FinishReason | None:
-        return "error" if self.error else self._ended
+        """None while it is written or waits, then as Result's, or "error"."""
+        return "error" if self.error else "cancelled" if self._cancelled else self._writer.finished if self._writer else None
 
     @property
     def tokens(self) -> list[int]:
         """The ids chosen so far."""
-        return self._writer.tokens if self._writer else []
+        return self._piece(0).tokens
 
     @property
     def text(self) -> str:
-        """What came out so far."""
-        return "".join(piece.text for piece in self._pieces)
+        """What can be released so far."""
+        return self._piece(0).text
 
     def cancel(self) -> None:
         """Ends the text where it is; the others go on. Without effect once it has ended."""
-        self._batch.cancel(self)
+        if self._writer:
+            self._writer.cancel()
+        else:
+            self._cancelled = self.finish_reason is None
 
     def result(self) -> Result:
         """The text. ArgumentError while it is not finished; where an error ended it, that."""
         if self.error:
             raise self.error
-        if self._ended is None:
+        if self.finish_reason is None:
             raise ArgumentError("result: the text is not finished; iterate over the batch, or run() it, first")
-        return Result.of(self._pieces)
+        return Result.of([self._piece(0)])
+
+    def _piece(self, start: int | None = None) -> Piece:
+        """As Writer.piece."""
+        reason = self.finish_reason
+        if self._writer:
+            return replace(self._writer.piece(start), finish_reason=reason, stats=self._writer.stats if reason else None)
+        none: list[Any] | None = None if self._options.logprobs is None else []
+        return Piece("", [], reason, Stats(seed=self._options.seed or 0, threads=self._batch.model.threads) if reason else None, none, none)
 
 
 class Batch:
@@ -81,22 +91,21 @@ class Batch:
     """
 
     def __init__(self, model: Model, limit: int = 8) -> None:
-        self._model, self._limit = model, integer("limit", limit, 1, 1024)
-        self._waiting: deque[Text] = deque()
-        self._active: list[Text] = []
+        self.model, self._limit = model, integer("limit", limit, 1, 1024)
+        self._texts: list[Text] = []          # that are not closed, in the order in which they came
         self._out: deque[tuple[Text, Piece]] = deque()
         self._sharing = Sharing(model._costs, model._shared_costs)
 
     def __len__(self) -> int:
         """Texts that are not finished."""
-        return len(self._waiting) + len(self._active)
+        return sum(text.finish_reason is None for text in self._texts)
 
     def add(self, prompt: str | Iterable[int], session: Session | None = None, **options: Unpack[OptionsDict]) -> Text:
         """A text after `prompt`, with the options of `Model.generate`. Arguments are checked at once.
 
         session: one that the text is written in, as `Session.generate` does; two texts of one session are written one after the other.
         """
-        model = self._model
+        model = self.model
         if session is not None and (not isinstance(session, Session) or session.model is not model):
             raise ArgumentError("session: found one of another model; expected a session of the batch's model")
         chosen = model._options(options, session._drafter is not None if session else model.drafter is not None)
@@ -105,20 +114,10 @@ class Batch:
         return self._add(ids, chosen, session, lambda: session or Session(model, draft=drafts, marks=1))
 
     def _add(self, ids: np.ndarray, options: Options, session: Session | None, start: Any) -> Text:
-        options.constraint(self._model.vocab_size, self._model.tokenizer)   # a grammar that cannot be followed is refused now
+        options.constraint(self.model.vocab_size, self.model.tokenizer)   # a grammar that cannot be followed is refused now
         text = Text(self, start, ids, options, session)
-        self._waiting.append(text)
+        self._texts.append(text)
         return text
-
-    def cancel(self, text: Text) -> None:
-        """As `Text.cancel`."""
-        if text._batch is not self:
-            raise ArgumentError("text: found one of another batch; expected one that this batch's add returned")
-        if text in self._waiting:
-            self._waiting.remove(text)
-            self._end(text, Piece("", [], "cancelled", _no_stats(text)))
-        elif text in self._active and text._writer:
-            self._end(text, text._writer.cancel())
 
     def run(self) -> list[Text]:
         """Writes all texts to their ends, and returns those that ended."""
@@ -126,36 +125,50 @@ class Batch:
 
     def __iter__(self) -> Iterator[tuple[Text, Piece]]:
         """(text, piece) as they come, until no text is left."""
-        while self._out or len(self):
+        while self._out or self._texts:
             while self._out:
-                yield self._out.popleft()
-            if len(self):
-                self.step()
+                item = self._out[0]
+                del self._out[0]   # no call in between: an interrupt loses nothing
+                yield item
+            self.step()
 
     def step(self) -> None:
         """One pass over prompts that are not read yet, and one over the texts that are written; what comes out waits for the iterator."""
         self._admit()
-        self._read([t for t in self._active if t._writer and t._writer.reading])
-        self._write([t for t in self._active if t._writer and not t._writer.reading])
+        self._read([t for t in self._active() if t._writer and t._writer.reading])
+        self._write([t for t in self._active() if t._writer and not t._writer.reading])
+        for text in self._texts:
+            self._give(text)
+        self._texts = [text for text in self._texts if not text._closed]
+
+    def _active(self) -> list[Text]:
+        return [text for text in self._texts if text._writer and text.finish_reason is None]
 
     def _admit(self) -> None:
-        for text in list(self._waiting):
-            if len(self._active) == self._limit:
+        for text in self._texts:
+            active = self._active()
+            if len(active) == self._limit:
                 return
-            if text._session is not None and any(text._session is other._session for other in self._active):
+            if text._writer or text.finish_reason or (text._session is not None and any(text._session is other._session for other in active)):
                 continue
             try:
                 session = text._start()
-                shared = self._model._shared_length(text._options, session._drafter is not None)
-                text._writer = session._write(text._ids, text._options, shared)
+                text._writer = session._write(text._ids, text._options, self.model._shared_length(text._options, session._drafter is not None))
             except SkipstoneError as error:
-                self._waiting.remove(text)
-                self._fail(text, error)
-                continue
-            self._active.append(text)
-            self._waiting.remove(text)
-            if only := text._writer.started():
-                self._end(text, only)
+                text.error = error
+
+    def _give(self, text: Text) -> None:
+        """What came of the text goes out."""
+        reason = text.finish_reason
+        if text._closed or not (reason or (text._writer and text._writer.news)):
+            return
+        piece = text._piece()
+        given = len(piece.tokens)
+        # No call among these lines, so that no interrupt comes between them.
+        self._out += [(text, piece)]
+        text._closed = reason is not None
+        if text._writer:
+            text._writer.given += given
 
     def _read(self, texts: list[Text]) -> None:
         """A pass over up to 512 of the prompts' tokens, the texts that came first first."""
@@ -171,6 +184,8 @@ class Batch:
     def _write(self, texts: list[Text]) -> None:
         """A pass over the texts' newest tokens and their drafts."""
         writers = [t._writer for t in texts if t._writer]
+        if not writers:
+            return
         contexts = [w.session.length for w in writers]
         self._sharing.give(contexts, [w.length for w in writers], [w.most_drafts for w in writers])
         parts, costs, started = [], {}, time.perf_counter()
@@ -181,7 +196,7 @@ class Batch:
             try:
                 parts.append((text, writer.prepare(drafts)))
             except SkipstoneError as error:
-                self._fail(text, error)
+                text.error = error
             costs[id(writer)] = (context, time.perf_counter() - before, usual)
         between = time.perf_counter()
         done = self._pass(parts, "all")
@@ -202,11 +217,11 @@ class Batch:
         try:
             for writer in writers.values():
                 writer.session._settle()
-            result, hidden = self._model.program.run([(text._writer.session._sequence, tokens) for text, tokens in parts],   # type: ignore[union-attr]
-                                                     want=want, rows=rows, threads=self._model.threads)
+            result, hidden = self.model.program.run([(text._writer.session._sequence, tokens) for text, tokens in parts],   # type: ignore[union-attr]
+                                                     want=want, rows=rows, threads=self.model.threads)
         except OutOfMemory as error:
             if len(parts) == 1:
-                self._fail(parts[0][0], error)
+                parts[0][0].error = error
                 return []
             return [done for part in parts for done in self._pass([part], rows)]   # whoever has no room ends, the others go on
         done, at = [], 0
@@ -214,35 +229,12 @@ class Batch:
             writer = writers[id(text)]
             own = None if result is None else result[place:place + 1] if rows == "last" else result[at:at + len(tokens)]
             try:
-                piece = writer.accept(tokens, own, hidden[at:at + len(tokens)])
-            except SkipstoneError as error:
-                self._fail(text, error)
-            else:
+                writer.accept(tokens, own, hidden[at:at + len(tokens)])
                 done.append((writer, len(tokens)))
-                if piece:
-                    self._end(text, piece) if piece.finish_reason else self._give(text, piece)
+            except SkipstoneError as error:
+                text.error = error
             at += len(tokens)
         return done
-
-    def _give(self, text: Text, piece: Piece) -> None:
-        text._pieces.append(piece)
-        self._out.append((text, piece))
-
-    def _end(self, text: Text, piece: Piece) -> None:
-        text._ended = piece.finish_reason
-        self._give(text, piece)
-        if text in self._active:
-            self._active.remove(text)
-
-    def _fail(self, text: Text, error: SkipstoneError) -> None:
-        text.error = error
-        self._end(text, Piece("", [], "error", text._writer.stats if text._writer else _no_stats(text)))
-
-
-def _no_stats(text: Text) -> Any:
-    from .stats import Stats
-
-    return Stats(seed=text._options.seed or 0, threads=text._batch._model.threads)
 
 
 def generate_several(model: Model, prompts: list[Any], n: int | None, options: Mapping[str, Any], nested: bool) -> Any:
@@ -263,16 +255,17 @@ def generate_several(model: Model, prompts: list[Any], n: int | None, options: M
 
 
 class Shared:
-    """Sessions of one prompt for several texts: it is read once, and each but the last gets a fork."""
+    """Sessions of one prompt for several texts: it is read once, and each gets a fork."""
 
     def __init__(self, model: Model, ids: np.ndarray, texts: int, draft: bool) -> None:
-        self._model, self._ids, self._left, self._draft = model, ids, texts, draft and model.drafter is not None
+        self._model, self._ids, self._texts, self._draft = model, ids, texts, draft and model.drafter is not None
         self._session: Session | None = None
 
     def take(self) -> Session:
-        self._left -= 1
+        if self._texts == 1 or len(self._ids) == 1:
+            return Session(self._model, draft=self._draft, marks=1)
         if self._session is None:
-            self._session = Session(self._model, draft=self._draft, marks=1)
-            if self._left and len(self._ids) > 1:
-                self._session.forward(self._ids[:-1], logits=None)
-        return self._session.fork() if self._left else self._session
+            session = Session(self._model, draft=self._draft, marks=1)
+            session.forward(self._ids[:-1], logits=None)
+            self._session = session
+        return self._session.fork()

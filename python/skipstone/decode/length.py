@@ -268,7 +268,9 @@ class Sharing:
         """contexts: tokens of each text; most: drafts that it has room for. Every SharedLength among `lengths` gets its number."""
         ours = [i for i, length in enumerate(lengths) if isinstance(length, SharedLength)]
         fixed = sum(length.next(context, room) for i, (context, length, room) in enumerate(zip(contexts, lengths, most)) if i not in ours)
-        context = max(contexts, default=0)
+        if not ours:
+            return
+        context = max(contexts)
         passes = self._passes.passes(context, len(lengths) + fixed + sum(min(most[i], MOST_DRAFTS) for i in ours))
         drafting = {i: self._drafting.drafting(contexts[i], passes[0]) for i in ours}
         rates = {i: lengths[i].acceptance.rates() for i in ours}   # type: ignore[attr-defined]
@@ -287,7 +289,7 @@ class Sharing:
                 speed, best = tokens / (passes[rows - 1] + seconds), dict(given)
             if given[i] < min(most[i], MOST_DRAFTS):
                 heapq.heappush(waiting, (chance * rates[i][given[i]], i))
-        self._without = 0 if any(best.values()) or not ours else self._without + 1
+        self._without = 0 if any(best.values()) else self._without + 1
         if self._without > self.PROBE:
             self._without = 0
             for i in ours:

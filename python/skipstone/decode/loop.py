@@ -25,25 +25,24 @@ def decode(session: Session, prompt: np.ndarray, options: Options, tokenizer: An
 
 def pieces(writer: Writer) -> Iterator[Piece]:
     """The writer's text, alone, pass by pass."""
-    if only := writer.started():
-        yield only
     while not writer.finished:
-        piece = _read(writer) if writer.reading else _write(writer)
-        if piece:
+        _read(writer) if writer.reading else _write(writer)
+        if writer.news and not writer.finished:
+            piece = writer.piece()
+            writer.given += len(piece.tokens)
             yield piece
+    yield writer.piece()
 
 
-def _read(writer: Writer) -> Piece | None:
+def _read(writer: Writer) -> None:
     """A pass over some of the prompt."""
     before = time.perf_counter()
     rows = writer.prepare(0)
-    result, hidden = writer.session._run(rows, writer.wants, "last")
-    piece = writer.accept(rows, result, hidden)
+    writer.accept(rows, *writer.session._run(rows, writer.wants, "last"))
     writer.stats.prompt_seconds += time.perf_counter() - before
-    return piece
 
 
-def _write(writer: Writer) -> Piece | None:
+def _write(writer: Writer) -> None:
     """A pass over the newest token and drafts after it."""
     session = writer.session
     context, before = session.length, time.perf_counter()
@@ -51,8 +50,6 @@ def _write(writer: Writer) -> Piece | None:
     behind = session._drafter.behind(context) if drafts and session._drafter else 0
     rows = writer.prepare(drafts)
     between = time.perf_counter()
-    result, hidden = session._run(rows, writer.wants, "all")
-    piece = writer.accept(rows, result, hidden)
+    writer.accept(rows, *session._run(rows, writer.wants, "all"))
     writer.count(context, time.perf_counter() - between, between - before, usual=behind <= CATCH_UP)
     writer.stats.decode_seconds += time.perf_counter() - before
-    return piece

@@ -30,7 +30,7 @@ class Writer:
     """The text after a session's text and `prompt` (int32, not empty). Between passes the session holds what was read: all but the
     newest token. The prompt must leave room in the context. constraint: the options' grammar, at its beginning.
 
-    Use: `prepare`, a pass over what it returns, `accept` with what came out; until `finished`.
+    Use: `prepare`, a pass over what it returns, `accept` with what came out; until `finished`. `piece` is what came since `given`.
     """
 
     def __init__(self, session: Session, prompt: np.ndarray, options: Options, tokenizer: Any, length: Length,
@@ -58,7 +58,9 @@ class Writer:
         self._streaming = False          # set while the stream and _parts do not agree
         self._logprobs: list[tuple[float, dict[int, float]]] = []
         self._accepted = 0               # drafts, in the last pass
-        self._given = 0                  # generated tokens that went out in pieces
+        self.given = 0                   # generated tokens that went out in pieces; whoever takes a piece sets it
+        if self._room <= 0:
+            self.finished = "length"
 
     @property
     def reading(self) -> bool:
@@ -78,13 +80,6 @@ class Writer:
     def tokens(self) -> list[int]:
         return self._text[self._prompt:]
 
-    def started(self) -> Piece | None:
-        """The only piece of a text that has room for no token."""
-        if self._room > 0:
-            return None
-        self.finished = "length"
-        return self._piece()
-
     def prepare(self, drafts: int, rows: int = PASS_ROWS) -> np.ndarray:
         """int32, the next pass: up to `rows` of the prompt's tokens, or the newest token and up to `drafts` tokens drafted after it."""
         session, text = self.session, self._text
@@ -101,12 +96,12 @@ class Writer:
             self.drafts = self._propose(drafts)
         return np.asarray([text[-1], *self.drafts], np.int32)
 
-    def accept(self, rows: np.ndarray, result: np.ndarray | None, hidden: np.ndarray) -> Piece | None:
+    def accept(self, rows: np.ndarray, result: np.ndarray | None, hidden: np.ndarray) -> None:
         """rows: what `prepare` returned. result: choices or logits of its rows (of the last row alone for the prompt's), None where
-        nothing is wanted. hidden: of all its rows. Returns what can be released, if anything."""
+        nothing is wanted. hidden: of all its rows."""
         if self.wants == "none":
             self.session._commit(rows.tolist(), hidden)
-            return None
+            return
         assert result is not None
         if result.ndim == 1 and (max(result.tolist()) >= self._sampler.limit or not self._never.isdisjoint(result.tolist())):
             # The best id may not be chosen: look at the logits, which costs a pass more.
@@ -115,9 +110,18 @@ class Writer:
         chosen, complete = self._choose(result)
         self._accepted = len(chosen) - 1
         self._take(chosen, complete, rows, result, hidden)
-        if self.finished or any(self._parts[self._given:]) or not self._tokenizer:
-            return self._piece()
-        return None
+
+    @property
+    def news(self) -> bool:
+        """Whether a piece can go out."""
+        return self.finished is not None or (self.generated > self.given and (not self._tokenizer or any(self._parts[self.given:])))
+
+    def piece(self, start: int | None = None) -> Piece:
+        """The text from its generated token `start` on; None: what was not given out yet."""
+        start = self.given if start is None else start
+        tops = self._logprobs[start:] if self._options.logprobs is not None else None
+        return Piece("".join(self._parts[start:]), self._text[self._prompt + start:], self.finished, self.stats if self.finished else None,
+                     None if tops is None else [p for p, _ in tops], None if tops is None else [top for _, top in tops])
 
     def count(self, context: int, pass_seconds: float, draft_seconds: float, usual: bool) -> None:
         """What the last pass cost, after `context` tokens. usual: drafting had no more than the last pass to catch up with."""
@@ -127,13 +131,14 @@ class Writer:
         self.stats.draft_seconds += draft_seconds if drafted else 0.0
         self.stats.bytes_read += model.bytes + (model.drafter.bytes * drafted if drafted and model.drafter else 0)
 
-    def cancel(self) -> Piece:
+    def cancel(self) -> None:
         """Ends the text here; what was held back comes out."""
-        self.finished = "cancelled"
+        if self.finished:
+            return
         self._stream_on([])
         if self._parts:
-            self._parts[-1] += self._stream.finish()
-        return self._piece()
+            self._parts[-1] += self._stream.finish()   # after self.given, or the token's text would have been held back no more
+        self.finished = "cancelled"
 
     def _result(self) -> str:
         return "choice" if self._greedy and self._options.logprobs is None else "logits"
@@ -235,12 +240,3 @@ class Writer:
         if not self._stream.stopped and (complete or last):
             part += self._stream.finish()
         return "stop" if self._stream.stopped or complete else "length" if last else None, part
-
-    def _piece(self) -> Piece:
-        """What was not given out yet."""
-        start = self._given
-        tops = self._logprobs[start:] if self._options.logprobs is not None else None
-        piece = Piece("".join(self._parts[start:]), self._text[self._prompt + start:], self.finished, self.stats if self.finished else None,
-                      None if tops is None else [p for p, _ in tops], None if tops is None else [top for _, top in tops])
-        self._given = start + len(piece.tokens)
-        return piece
