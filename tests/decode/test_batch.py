@@ -226,7 +226,7 @@ def test_drafts_are_given_where_they_are_likeliest_to_be_right() -> None:
     assert good.given == 2
     dear = Costs()
     for rows in range(1, 40):
-        dear.add(10, rows, float(rows))
+        dear.add(10, rows, float(rows * rows))
     sharing = Sharing(costs, dear)
     sharing.give([10, 10, 10], lengths, [20, 20, 20])
     assert good.given == 0

@@ -94,10 +94,10 @@ def alone(model: skipstone.Model, fresh: Fresh, seed: int, turns: int, drafts: b
 
 
 def together(model: skipstone.Model, fresh: Fresh, seeds: list[int], turns: int, drafts: bool, folder: Path) -> tuple[int, int, int]:
-    """The same with all of them in one batch; some are cancelled on the way. Also how many were."""
+    """Texts of all of them in one batch, how many of them were cancelled on the way, tokens reused."""
     talks = [started(model, seed) for seed in seeds]
     random = np.random.default_rng(seeds[0])
-    compared = cancelled = 0
+    compared = cancelled = reused = 0
     batch = model.batch(limit=int(random.integers(2, 9)))
     left = {i: turns for i in range(len(talks))}
     running: dict[Any, tuple[int, list[int], dict[str, Any]]] = {}
@@ -124,11 +124,11 @@ def together(model: skipstone.Model, fresh: Fresh, seeds: list[int], turns: int,
                 assert text.tokens == expected[:len(text.tokens)] == text.result().tokens
             else:
                 assert text.tokens == expected == text.result().tokens, (i, options)
-            compared += 1
+            compared, reused = compared + 1, reused + text.result().stats.reused_tokens
             talks[i].ids = prompt + text.tokens
             if left[i]:
                 begin(i)
-    return compared, cancelled, 0
+    return compared, cancelled, reused
 
 
 def main() -> int:
@@ -153,7 +153,7 @@ def main() -> int:
                 for seed in range(asked.seed, asked.seed + asked.conversations, 8):
                     seeds = list(range(seed, min(seed + 8, asked.seed + asked.conversations)))
                     sums += together(model, fresh, seeds, asked.turns, drafts, Path(folder))
-                print(f"{path.stem}, drafts {'on' if drafts else 'off'}, up to 8 at a time: {sums[0]} texts equal, {sums[1]} of them cancelled on the way; "
+                print(f"{path.stem}, drafts {'on' if drafts else 'off'}, up to 8 at a time: {sums[0]} texts equal, {sums[1]} of them cancelled on the way, {sums[2]} tokens reused; "
                       f"{time.perf_counter() - begun:.0f} s", flush=True)
     return 0
 

@@ -108,10 +108,10 @@ class Batch:
         model = self.model
         if session is not None and (not isinstance(session, Session) or session.model is not model):
             raise ArgumentError("session: found one of another model; expected a session of the batch's model")
-        chosen = model._options(options, session._drafter is not None if session else model.drafter is not None)
+        chosen = model._options(options, model.drafter is not None if session is None else session._drafter is not None)
         ids = model._prompt(prompt)
         drafts = chosen.draft_tokens != 0 and model.drafter is not None
-        return self._add(ids, chosen, session, lambda: session or Session(model, draft=drafts, marks=1))
+        return self._add(ids, chosen, session, lambda: Session(model, draft=drafts, marks=1) if session is None else session)
 
     def _add(self, ids: np.ndarray, options: Options, session: Session | None, start: Any) -> Text:
         options.constraint(self.model.vocab_size, self.model.tokenizer)   # a grammar that cannot be followed is refused now

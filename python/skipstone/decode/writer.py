@@ -108,7 +108,7 @@ class Writer:
             result, hidden = self.session._run(rows, "logits", "last" if self.reading else "all")
             assert result is not None
         chosen, complete = self._choose(result)
-        self._accepted = len(chosen) - 1
+        self._accepted = next((i for i, (a, b) in enumerate(zip(chosen, self.drafts)) if a != b), min(len(chosen), len(self.drafts)))
         self._take(chosen, complete, rows, result, hidden)
 
     @property
@@ -153,9 +153,10 @@ class Writer:
             return []
         self._sampler.set_judge(self._constraint.judge(self.generated, lazily=not self._options.filters))
         try:
-            return self.session._propose(self._text[-1], drafts, self._sampler)
+            proposed = self.session._propose(self._text[-1], drafts, self._sampler)
         finally:
             self._sampler.set_judge(None)
+        return proposed[:self._constraint.take(self.generated, proposed)]   # up to the first that is forbidden
 
     def _align(self) -> None:
         """The sampler's text is ours."""
