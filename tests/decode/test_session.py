@@ -119,3 +119,98 @@ def test_ids_come_in_any_shape_of_iterable() -> None:
     expected = m.session().forward([5, 6, 7])
     for tokens in ((5, 6, 7), range(5, 8), np.array([5, 6, 7]), np.array([5, 6, 7], np.uint8), iter([5, 6, 7]), [np.int64(5), 6, 7]):
         assert np.array_equal(m.session().forward(tokens), expected)
+
+
+ANSWER = dict(max_tokens=6, stop_at_eos=False)
+
+
+@pytest.mark.parametrize("drafter", [None, "mtp", "assistant"])
+def test_a_prompt_that_extends_or_edits_reads_only_what_is_new(drafter: str | None) -> None:
+    m = model(PROGRAM, drafters(11)[drafter] if drafter else None)
+    session, read = m.session(), []
+    ends = [300, 330, 500, 505, 640]
+    prompts = [TEXT[:end] for end in ends]
+    edited = [TEXT[:500] + [9, 9, 9], TEXT[:610] + [5], TEXT[:640], TEXT[:640], TEXT[:640] + [1, 2], TEXT[:320] + [7] * 5, TEXT[:3], TEXT[:2] + [8]]
+    for prompt in prompts + edited:
+        result = session.generate(prompt, **ANSWER)
+        assert result.tokens == m.generate(prompt, draft_tokens=0, **ANSWER).tokens
+        assert session.tokens == prompt + result.tokens[:-1]
+        assert result.stats.prompt_tokens + result.stats.reused_tokens == len(prompt)
+        read.append(result.stats.prompt_tokens)
+    assert read[0] == 300
+    # New tokens, and the few before them that states and drafters must see again.
+    assert read[1] <= 30 + 34 and read[2] <= 170 + 34 and read[3] <= 5 + 34 and read[4] <= 135 + 34
+    assert read[5] <= 34 + 3 and read[7] <= 40 + 140 and read[8] <= 2 and read[9] <= 4 and read[10] <= 20 + 34
+
+
+def test_an_edited_last_turn_of_a_long_conversation_reads_that_turn() -> None:
+    """Turns longer than what steps back for free, and than the sliding window's ring."""
+    m = model(PROGRAM, drafters(11)["mtp"], context=100_000)
+    session, random = m.session(), np.random.default_rng(3)
+    text: list[int] = []
+    for _ in range(6):
+        before = text
+        text = before + random.integers(0, VOCABULARY, 1500).tolist()
+        text = text + session.generate(text, **ANSWER).tokens
+    result = session.generate(before + [4, 5, 6], **ANSWER)
+    assert result.stats.prompt_tokens < 50 and result.stats.reused_tokens > 7000
+    assert result.tokens == m.generate(before + [4, 5, 6], **ANSWER).tokens
+    points = [length for length, _ in session._sequence.points[:-1]]
+    assert len(points) <= 16 and points == sorted(set(points))
+
+
+@pytest.mark.parametrize("drafter", [None, "mtp", "assistant"])
+@pytest.mark.parametrize("length", [1, 40, 256, 300])
+def test_a_fork_and_its_origin_do_not_meet(reference, drafter: str | None, length: int) -> None:
+    logits, _ = reference
+    m = model(PROGRAM, drafters(11)[drafter] if drafter else None)
+    origin = m.session()
+    origin.forward(TEXT[:length], logits=None)
+    if drafter:
+        origin.draft(3, TEXT[length])
+    forks = [origin.fork() for _ in range(3)]
+    detour = np.random.default_rng(1).integers(0, VOCABULARY, 300).tolist()
+    forks[0].forward(detour, logits=None)
+    forks[1].rollback(length // 2)
+    forks[1].forward(detour, logits=None)
+    again = forks[2].fork()
+    forks[2].rollback(0)
+    more = TEXT[length:length + 20]
+    assert np.array_equal(origin.forward(more, logits="all"), logits[length:length + 20])
+    assert np.array_equal(again.forward(more, logits="all"), logits[length:length + 20])
+    for fork, kept in ((forks[0], length), (forks[1], length // 2)):
+        fresh = m.session()
+        fresh.forward(TEXT[:kept] + detour, logits=None)
+        assert fork.tokens == fresh.tokens
+        if drafter:
+            assert fork.draft(4, 3) == fresh.draft(4, 3)
+        assert np.array_equal(fork.forward([3, 4]), fresh.forward([3, 4]))
+    both = skipstone.forward([(origin, TEXT[length + 20:length + 25]), (again, TEXT[length + 20:length + 25])], logits="all")
+    assert all(np.array_equal(x, logits[length + 20:length + 25]) for x in both)
+
+
+def test_wrong_options_leave_a_session_as_it_was() -> None:
+    session = model(PROGRAM).session()
+    session.forward([1, 2, 3], logits=None)
+    for prompt, options, named in (([], {}, "prompt"), ([1], dict(temperature=-1), "temperature"), ([1], dict(draft_tokens=2), "draft_tokens"),
+                                   ([1] * 5000, {}, "context"), ([1], dict(nothing=1), "nothing"), ([1], dict(stop="x"), "stop")):
+        with pytest.raises(ArgumentError, match=named):
+            session.generate(prompt, **options)
+    assert session.tokens == [1, 2, 3]
+    with pytest.raises(ArgumentError, match="draft=False"):
+        model(PROGRAM, drafters(11)["mtp"]).session(draft=False).generate([1], draft_tokens=2)
+
+
+def test_many_threads_with_forks_of_one_session(reference) -> None:
+    """Chunks of caches are shared until somebody writes them, also by others."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    logits, _ = reference
+    origin = model(PROGRAM).session()
+    origin.forward(TEXT[:250], logits=None)
+
+    def go_on(_: int) -> bool:
+        fork = origin.fork()
+        return np.array_equal(fork.forward(TEXT[250:300], logits="all"), logits[250:300])
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(go_on, range(40)))

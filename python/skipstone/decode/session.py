@@ -112,10 +112,11 @@ class Session:
         held = np.asarray(self._text[:len(ids) - 1], np.int32)
         differs = np.flatnonzero(held != ids[:len(held)])
         self.rollback(int(differs[0]) if len(differs) else len(held))
-        # What the states behind the text lack is read again with the rest.
-        if self._drafter and (missing := self._drafter.missing(len(self._text))) is not None and len(self._text) - missing <= PASS_ROWS:
-            self.rollback(missing)
-        self.rollback(min(self._sequence.length, len(self._text)))
+        # What the states behind the text lack is read again with the rest. The drafter keeps what it knows of that.
+        needed = self._drafter.missing(len(self._text)) if self._drafter else None
+        if needed is not None and len(self._text) - PASS_ROWS <= needed < self._sequence.length:
+            self._sequence.rollback(needed)
+        del self._text[self._sequence.length:]
         return len(self._text)
 
     def fork(self) -> Session:
