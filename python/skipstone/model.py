@@ -115,7 +115,7 @@ class Model:
     def _shared_length(self, options: Options, drafter: bool) -> Length:
         """The same for a text of a batch."""
         drafts = options.draft_tokens if drafter else 0
-        return SharedLength(self._costs, self._acceptance) if drafts == "auto" else FixedLength(drafts)
+        return SharedLength(self._acceptance) if drafts == "auto" else FixedLength(drafts)
 
     def _prompt(self, prompt: str | Iterable[int]) -> np.ndarray:
         if isinstance(prompt, str):

@@ -133,6 +133,9 @@ class Scripted:
     def begin(self) -> Any:
         return ScriptedState(self)
 
+    def draft_several(self, requests: Any) -> Any:
+        return [r.state.draft(r.text, r.token, r.steps, r.sampler, r.target) for r in requests]
+
 
 class ScriptedState:
     def __init__(self, drafter: Scripted) -> None:

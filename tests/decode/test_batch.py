@@ -212,13 +212,12 @@ def test_drafts_are_given_where_they_are_likeliest_to_be_right() -> None:
             acceptance.observe(15, right)
         for _ in range(wrong):
             acceptance.observe(15, 0)
-        made = SharedLength(Costs(), acceptance)
-        return made
-    costs, passes = Costs(), Costs()
+        return SharedLength(acceptance)
+    passes = Costs()
     for rows in range(1, 40):
         for _ in range(9):
             passes.add(10, rows, 1.0 + 0.05 * rows)
-    sharing, good, bad = Sharing(costs, passes), length(15, 0), length(0, 60)
+    sharing, good, bad = Sharing(passes), length(15, 0), length(0, 60)
     lengths = [good, bad, FixedLength(3)]
     sharing.give([10, 10, 10], lengths, [20, 20, 20])
     assert good.given > 5 and bad.given == 0
@@ -227,6 +226,6 @@ def test_drafts_are_given_where_they_are_likeliest_to_be_right() -> None:
     dear = Costs()
     for rows in range(1, 40):
         dear.add(10, rows, float(rows * rows))
-    sharing = Sharing(costs, dear)
+    sharing = Sharing(dear)
     sharing.give([10, 10, 10], lengths, [20, 20, 20])
     assert good.given == 0

@@ -21,6 +21,7 @@ from .stats import Stats
 from .writer import CATCH_UP, Writer
 
 if TYPE_CHECKING:
+    from ..drafters.chains import Request
     from ..model import Model
 
 WANTS = ("none", "choice", "logits")   # a pass gives all its texts what the most demanding of them wants
@@ -94,7 +95,7 @@ class Batch:
         self.model, self._limit = model, integer("limit", limit, 1, 1024)
         self._texts: list[Text] = []          # that are not closed, in the order in which they came
         self._out: deque[tuple[Text, Piece]] = deque()
-        self._sharing = Sharing(model._costs, model._shared_costs)
+        self._sharing = Sharing(model._shared_costs)
 
     def __len__(self) -> int:
         """Texts that are not finished."""
@@ -188,25 +189,34 @@ class Batch:
             return
         contexts = [w.session.length for w in writers]
         self._sharing.give(contexts, [w.length for w in writers], [w.most_drafts for w in writers])
-        parts, costs, started = [], {}, time.perf_counter()
-        for text, writer, context in zip(texts, writers, contexts):
-            before, drafter = time.perf_counter(), writer.session._drafter
-            drafts = writer.length.next(context, writer.most_drafts)
-            usual = not drafts or drafter is None or drafter.behind(context) <= CATCH_UP
-            try:
-                parts.append((text, writer.prepare(drafts)))
-            except SkipstoneError as error:
-                text.error = error
-            costs[id(writer)] = (context, time.perf_counter() - before, usual)
+        started = time.perf_counter()
+        behind = [w.session._drafter.behind(c) if w.session._drafter else 0 for w, c in zip(writers, contexts)]
+        requests = {id(w): w.request(w.length.next(c, w.most_drafts)) for w, c in zip(writers, contexts)}
+        drafts = self._draft([w for w in writers if requests[id(w)]], requests)
+        parts = [(text, w.rows(drafts.get(id(w), []))) for text, w in zip(texts, writers)]
         between = time.perf_counter()
         done = self._pass(parts, "all")
         after = time.perf_counter()
+        usual = all(rows <= CATCH_UP for rows, w in zip(behind, writers) if requests[id(w)])
         if done:
-            self._sharing.record(max(contexts), sum(rows for _, rows in done), after - between)
+            self._sharing.record(max(contexts), sum(rows for _, rows in done), after - between, max(map(len, drafts.values()), default=0),
+                                 between - started if usual else None)
+        at = {id(w): context for w, context in zip(writers, contexts)}
         for writer, _ in done:
-            context, drafting, usual = costs[id(writer)]
-            writer.count(context, after - between, drafting, usual)
+            writer.count(at[id(writer)], after - between, between - started, usual)
             writer.stats.decode_seconds += after - started
+
+    def _draft(self, writers: list[Writer], requests: Mapping[int, Request | None]) -> dict[int, list[int]]:
+        """Drafts for these writers, by id: chains of all of them together."""
+        if not writers or self.model.drafter is None:
+            return {}
+        try:
+            for writer in writers:
+                writer.session._inform()
+            drafted = self.model.drafter.draft_several([request for w in writers if (request := requests[id(w)])])
+        except SkipstoneError:
+            return {}   # no text depends on its drafts; whose error it was, it shows in the pass
+        return {id(w): drafts for w, drafts in zip(writers, drafted)}
 
     def _pass(self, parts: list[tuple[Text, np.ndarray]], rows: str) -> list[tuple[Writer, int]]:
         """Runs a pass over the parts and hands out what comes of it; the writers that took part, with their numbers of rows."""

@@ -56,10 +56,6 @@ class Costs:
         if drafts and draft_seconds is not None:
             self._drafts.setdefault(bucket, Times()).add(drafts, draft_seconds)
 
-    def add_draft(self, context: int, drafts: int, seconds: float) -> None:
-        """The time of drafting `drafts` tokens."""
-        self._drafts.setdefault(self._bucket(context), Times()).add(drafts, seconds)
-
     def plain_samples(self, context: int) -> int:
         times = self._passes.get(self._bucket(context))
         return times.samples(1) if times else 0
@@ -231,13 +227,10 @@ class AutoLength:
 
 
 class SharedLength:
-    """The length of one text in passes that it shares with others: what Sharing gives it.
+    """The length of one text in passes that it shares with others: what Sharing gives it. acceptance: the model's over all its texts."""
 
-    drafting: the model's Costs; acceptance: the model's over all its texts.
-    """
-
-    def __init__(self, drafting: Costs, acceptance: Acceptance) -> None:
-        self._drafting, self._everywhere = drafting, acceptance
+    def __init__(self, acceptance: Acceptance) -> None:
+        self._everywhere = acceptance
         self.acceptance = Acceptance(acceptance)
         self.given = 0
 
@@ -247,57 +240,54 @@ class SharedLength:
     def record(self, context: int, drafted: int, accepted: int, pass_seconds: float, draft_seconds: float | None) -> None:
         for acceptance in (self.acceptance, self._everywhere):
             acceptance.observe(drafted, accepted)
-        if drafted and draft_seconds is not None:
-            self._drafting.add_draft(context, drafted, draft_seconds)
 
 
 class Sharing:
     """How many tokens each of several texts drafts for one pass over all their rows: drafts are added one by one, always the one
-    most likely to be accepted, and as many as promise most tokens a second together.
+    most likely to be accepted, and as many as promise most tokens a second together. Chains run together as well: they take the time
+    of the longest.
 
-    drafting: the model's Costs, for the times of chains; passes: the same for shared passes, by all their rows.
+    costs: of shared passes, by all their rows, and of chains, by the length of the longest; of one model, as machines differ.
     """
 
     PROBE = 64   # after so many passes without drafts each text drafts one
 
-    def __init__(self, drafting: Costs, passes: Costs) -> None:
-        self._drafting, self._passes = drafting, passes
+    def __init__(self, costs: Costs) -> None:
+        self._costs = costs
         self._without = 0
 
     def give(self, contexts: Sequence[int], lengths: Sequence[Length], most: Sequence[int]) -> None:
         """contexts: tokens of each text; most: drafts that it has room for. Every SharedLength among `lengths` gets its number."""
-        ours = [i for i, length in enumerate(lengths) if isinstance(length, SharedLength)]
-        fixed = sum(length.next(context, room) for i, (context, length, room) in enumerate(zip(contexts, lengths, most)) if i not in ours)
+        ours = {i: length for i, length in enumerate(lengths) if isinstance(length, SharedLength)}
         if not ours:
             return
-        context = max(contexts)
-        passes = self._passes.passes(context, len(lengths) + fixed + sum(min(most[i], MOST_DRAFTS) for i in ours))
-        drafting = {i: self._drafting.drafting(contexts[i], passes[0]) for i in ours}
-        rates = {i: lengths[i].acceptance.rates() for i in ours}   # type: ignore[attr-defined]
+        fixed = [length.next(context, room) for i, (context, length, room) in enumerate(zip(contexts, lengths, most)) if i not in ours]
+        rows, longest = len(lengths) + sum(fixed), max(fixed, default=0)
+        passes = self._costs.passes(max(contexts), rows + sum(min(most[i], MOST_DRAFTS) for i in ours))
+        chains = self._costs.drafting(max(contexts), passes[0])
+        rates = {i: length.acceptance.rates() for i, length in ours.items()}
         given = dict.fromkeys(ours, 0)
-        best, tokens, seconds, rows = dict(given), float(len(lengths)), 0.0, len(lengths) + fixed
-        speed = tokens / passes[rows - 1]
+        best, tokens = dict(given), float(len(lengths))
+        speed = tokens / (passes[rows - 1] + chains[longest])
         waiting = [(-rates[i][0], i) for i in ours if most[i] > 0]
         heapq.heapify(waiting)
         while waiting:
             chance, i = heapq.heappop(waiting)
             given[i] += 1
-            rows += 1
-            tokens -= chance
-            seconds += drafting[i][given[i]] - drafting[i][given[i] - 1]
-            if tokens / (passes[rows - 1] + seconds) > speed:
-                speed, best = tokens / (passes[rows - 1] + seconds), dict(given)
+            rows, tokens, longest = rows + 1, tokens - chance, max(longest, given[i])
+            if tokens / (passes[rows - 1] + chains[longest]) > speed:
+                speed, best = tokens / (passes[rows - 1] + chains[longest]), dict(given)
             if given[i] < min(most[i], MOST_DRAFTS):
                 heapq.heappush(waiting, (chance * rates[i][given[i]], i))
         self._without = 0 if any(best.values()) else self._without + 1
         if self._without > self.PROBE:
             self._without = 0
-            for i in ours:
-                lengths[i].acceptance.doubt(8)   # type: ignore[attr-defined]
+            for i, length in ours.items():
+                length.acceptance.doubt(8)
                 best[i] = min(1, most[i])
-        for i in ours:
-            lengths[i].given = best[i]   # type: ignore[attr-defined]
+        for i, length in ours.items():
+            length.given = best[i]
 
-    def record(self, context: int, rows: int, seconds: float) -> None:
-        """The time of a shared pass over `rows` rows; context: the longest of its texts."""
-        self._passes.add(context, rows, seconds)
+    def record(self, context: int, rows: int, seconds: float, longest: int, draft_seconds: float | None) -> None:
+        """The time of a shared pass over `rows` rows, and of the chains before it (None: they had unusual work); context: of the longest text."""
+        self._costs.add(context, rows, seconds, longest, draft_seconds)

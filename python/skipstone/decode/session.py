@@ -174,11 +174,16 @@ class Session:
         assert self._drafter is not None
         if n == 0:
             return []
+        self._inform()
+        return self._drafter.draft(self._text, token, n, sampler, self._sequence)
+
+    def _inform(self) -> None:
+        """Brings model and drafter to the text, so that there can be drafts."""
+        assert self._drafter is not None
         missing = self._drafter.missing(len(self._text))
         if missing is not None:
             self._sequence.rollback(min(missing, self._sequence.length))
         self._settle()
-        return self._drafter.draft(self._text, token, n, sampler, self._sequence)
 
     def _run(self, tokens: np.ndarray, want: str, rows: str) -> tuple[np.ndarray | None, np.ndarray]:
         """A pass over int32 tokens after the text; they are not part of it until _commit."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..drafters.chains import Request
 from ..errors import ArgumentError
 from ..results import FinishReason, Piece
 from .constraint import Constraint
@@ -82,19 +83,40 @@ class Writer:
 
     def prepare(self, drafts: int, rows: int = PASS_ROWS) -> np.ndarray:
         """int32, the next pass: up to `rows` of the prompt's tokens, or the newest token and up to `drafts` tokens drafted after it."""
+        session = self.session
+        request = self.request(drafts)
+        return self.rows(session._propose(request.token, request.steps, request.sampler) if request else [], rows)
+
+    def request(self, drafts: int) -> Request | None:
+        """What is to be drafted for the next pass: `rows` then takes what came of it. None: nothing."""
         session, text = self.session, self._text
-        self.drafts = []
         held = self._prompt - 1 if self.reading else len(text) - 1
         if session.length > held:
             session.rollback(held)
+        if self.reading or not drafts or session._drafter is None:
+            return None
+        sampler = None if self._greedy else self._sampler
+        if sampler is not None:
+            self._align()
+        if self._constraint is not None and sampler is not None:
+            if self._constraint.take(0, self.tokens) and self._constraint.complete:
+                return None
+            sampler.set_judge(self._constraint.judge(self.generated, lazily=not self._options.filters))
+        return Request(session._drafter, session._text, text[-1], drafts, sampler, session._sequence)
+
+    def rows(self, drafts: list[int], rows: int = PASS_ROWS) -> np.ndarray:
+        """The next pass, with these drafts."""
+        session, text = self.session, self._text
         if self.reading:
-            tokens = text[session.length:session.length + rows]
+            self.drafts = []
+            tokens = text[session.length:min(session.length + rows, self._prompt)]
             self.wants = self._result() if session.length + len(tokens) == self._prompt else "none"
             return np.asarray(tokens, np.int32)
-        self.wants = self._result()
-        if drafts:
-            self.drafts = self._propose(drafts)
-        return np.asarray([text[-1], *self.drafts], np.int32)
+        if self._constraint is not None:
+            self._sampler.set_judge(None)
+            drafts = drafts[:self._constraint.take(self.generated, drafts)]   # up to the first that is forbidden
+        self.drafts, self.wants = drafts, self._result()
+        return np.asarray([text[-1], *drafts], np.int32)
 
     def accept(self, rows: np.ndarray, result: np.ndarray | None, hidden: np.ndarray) -> None:
         """rows: what `prepare` returned. result: choices or logits of its rows (of the last row alone for the prompt's), None where
@@ -142,21 +164,6 @@ class Writer:
 
     def _result(self) -> str:
         return "choice" if self._greedy and self._options.logprobs is None else "logits"
-
-    def _propose(self, drafts: int) -> list[int]:
-        if self._greedy:
-            return self.session._propose(self._text[-1], drafts, None)
-        self._align()
-        if self._constraint is None:
-            return self.session._propose(self._text[-1], drafts, self._sampler)
-        if self._constraint.take(0, self.tokens) and self._constraint.complete:
-            return []
-        self._sampler.set_judge(self._constraint.judge(self.generated, lazily=not self._options.filters))
-        try:
-            proposed = self.session._propose(self._text[-1], drafts, self._sampler)
-        finally:
-            self._sampler.set_judge(None)
-        return proposed[:self._constraint.take(self.generated, proposed)]   # up to the first that is forbidden
 
     def _align(self) -> None:
         """The sampler's text is ours."""

@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from ..decode.saved import Packed
+    from .chains import Request
 
 
 class DrafterState(Protocol):
@@ -66,3 +67,6 @@ class Drafter(Protocol):
 
     def begin(self) -> DrafterState:
         """The state for a new text."""
+
+    def draft_several(self, requests: Sequence[Request]) -> list[list[int]]:
+        """What DrafterState.draft gives for each of them; at least one step each."""

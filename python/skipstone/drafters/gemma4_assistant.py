@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..decode.saved import Packed, count_of
+from .chains import Chain, Request, run_chains
 
 
 class Gemma4AssistantDrafter:
@@ -28,6 +29,10 @@ class Gemma4AssistantDrafter:
 
     def begin(self) -> Gemma4AssistantState:
         return Gemma4AssistantState(self)
+
+    def draft_several(self, requests: Sequence[Request]) -> list[list[int]]:
+        return run_chains(self.program, [Chain(None, r.target, np.asarray([r.token], np.int32), r.state._newest[1], r.steps, r.sampler)   # type: ignore[attr-defined]
+                                         for r in requests], self.threads)
 
 
 class Gemma4AssistantState:

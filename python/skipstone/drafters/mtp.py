@@ -17,6 +17,7 @@ import numpy as np
 
 from ..decode.saved import Packed, count_of, points_of, sequence_blocks
 from ..errors import ArgumentError, FileError
+from .chains import Chain, Request, run_chains
 
 FLUSH = 512   # rows of a native pass
 
@@ -35,6 +36,15 @@ class MtpDrafter:
 
     def begin(self) -> MtpState:
         return MtpState(self)
+
+    def draft_several(self, requests: Sequence[Request]) -> list[list[int]]:
+        states: list[MtpState] = [r.state for r in requests]   # type: ignore[misc]
+        starts = [state._rows(r.text, r.token) for state, r in zip(states, requests)]
+        drafts = run_chains(self.program, [Chain(state._cache, None, *start, r.steps, r.sampler) for state, start, r in zip(states, starts, requests)],
+                            self.threads)
+        for state, (tokens, hidden), r in zip(states, starts, requests):
+            state._keep(r.token, len(tokens), hidden)
+        return drafts
 
 
 class MtpState:
@@ -76,13 +86,21 @@ class MtpState:
     def draft(self, text: Sequence[int], token: int, steps: int, sampler: Any, target: Any) -> list[int]:
         if steps == 0:
             return []
+        tokens, hidden = self._rows(text, token)
+        drafts = self._drafter.program.chain(self._cache, tokens, hidden, steps, sampler=sampler, threads=self._drafter.threads)
+        self._keep(token, len(tokens), hidden)
+        return list(drafts)
+
+    def _rows(self, text: Sequence[int], token: int) -> tuple[np.ndarray, np.ndarray]:
+        """The pairs that a chain after `text` and `token` begins with: the tokens, and the hidden states before them."""
         self._confirm(text)
         self._flush(text)
         tokens = np.asarray([*text[self._paired + 1:], token], np.int32)
-        hidden = self._first(len(tokens))
-        drafts = self._drafter.program.chain(self._cache, tokens, hidden, steps, sampler=sampler, threads=self._drafter.threads)
-        self._paired, self._waiting, self._tentative = self._paired + len(tokens), [], (token, hidden[-1:].copy())
-        return list(drafts)
+        return tokens, self._first(len(tokens))
+
+    def _keep(self, token: int, rows: int, hidden: np.ndarray) -> None:
+        """These pairs are in the cache; the last of them holds the token that is not read yet."""
+        self._paired, self._waiting, self._tentative = self._paired + rows, [], (token, hidden[-1:].copy())
 
     def rollback(self, length: int) -> None:
         self._confirm(())
