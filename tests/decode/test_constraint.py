@@ -137,6 +137,17 @@ def test_drafts_are_proposed_under_the_mask(tiny: skipstone.Model) -> None:
     assert sum(result.stats.accepted) > 0 and all(set(tiny.tokenizer.decode([t])) <= set("0123456789") for t in result.tokens)
 
 
+def test_tokens_without_a_choice_are_read_along(tiny: skipstone.Model) -> None:
+    """Several a pass also without drafts; a part that the grammar leaves open goes token by token."""
+    fixed = tiny.generate(PROMPT, regex="zq0123456789 zq0123456789 zq0123456789", max_tokens=60, draft_tokens=0)
+    assert fixed.text == "zq0123456789 zq0123456789 zq0123456789" and fixed.finish_reason == "stop"
+    assert fixed.stats.forced > 10 and fixed.stats.passes + fixed.stats.forced >= len(fixed.tokens) - 1 and fixed.stats.passes < len(fixed.tokens) / 2
+    assert fixed.stats.drafted == []
+    free = tiny.generate(PROMPT, regex=r"[^ÿ]*", max_tokens=30, draft_tokens=0, stop_at_eos=False)
+    assert free.stats.forced == 0 and free.stats.passes == len(free.tokens) - 1
+    assert free.tokens == tiny.generate(PROMPT, max_tokens=30, draft_tokens=0, stop_at_eos=False).tokens
+
+
 def test_masked_choices_of_the_sampler() -> None:
     random = np.random.default_rng(0)
     for way in (dict(), dict(temperature=1.0), dict(temperature=0.8, top_k=5), dict(temperature=0.9, top_p=0.7), dict(temperature=1.0, min_p=0.1, repeat_penalty=1.2)):

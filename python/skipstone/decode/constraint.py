@@ -125,7 +125,7 @@ class Constraint:
             self._matcher.rollback(len(held) - same)
             del self._consumed[count + same:]
         if self._masks:
-            self._masks = {at: mask for at, mask in self._masks.items() if count <= at <= len(self._consumed)}
+            self._masks = {at: mask for at, mask in self._masks.items() if count - 1 <= at <= len(self._consumed)}
         rest = list(tokens[same:])
         taken = int(self._matcher.try_consume_tokens(rest)) if rest and not self.complete else 0
         self._consumed.extend(rest[:taken])
@@ -140,6 +140,25 @@ class Constraint:
             self._check("expected one that some text fits")
             self._masks[len(self._consumed)] = known
         return known
+
+    def forced(self, most: int) -> list[int]:
+        """Up to `most` tokens that must follow what was taken, since at each place no other may; they are taken. Looked for only where the
+        last token was chosen under a mask: elsewhere the grammar is wide, and a mask would be wasted."""
+        tokens: list[int] = []
+        while len(tokens) < most and len(self._consumed) - 1 in self._masks and not self.complete:
+            words = np.flatnonzero(mask := self.mask())
+            word = int(mask[words[0]]) if len(words) == 1 else 0
+            token = int(words[0]) * 32 + word.bit_length() - 1 if word and word & (word - 1) == 0 else -1
+            if token < 0 or not self._matcher.try_consume_tokens([token]):
+                break
+            self._consumed.append(token)
+            tokens.append(token)
+        return tokens
+
+    @property
+    def taken(self) -> int:
+        """How many tokens were taken, what is drafted included."""
+        return len(self._consumed)
 
     def judge(self, count: int, lazily: bool) -> Any:
         """A judge for a sampler whose text has `count` generated tokens, all taken: see Sampler.set_judge. What is drafted is taken,

@@ -29,6 +29,7 @@ class Stats:
     draft_seconds: float = 0.0           # the drafter's part of it
     drafted: list[int] = field(default_factory=list)    # by draft position: how often a token was drafted there
     accepted: list[int] = field(default_factory=list)   # and how often it was accepted
+    forced: int = 0                      # tokens that a grammar left no choice about and that were read along
     bytes_read: int = 0                  # of weights, by the decode passes and the drafts
     threads: int = 1
     seed: int = 0                        # that the noise was drawn with; chosen at random where none was given

@@ -19,7 +19,7 @@ from ..results import FinishReason, Piece
 from .constraint import Constraint
 from .length import Length
 from .logprobs import logprobs
-from .options import Options
+from .options import MOST_DRAFTS, Options
 from .session import PASS_ROWS, Session
 from .stats import Stats
 from .stop import TextStream
@@ -58,6 +58,7 @@ class Writer:
         self._parts: list[str] = []      # the text that could be released after each token
         self._streaming = False          # set while the stream and _parts do not agree
         self._logprobs: list[tuple[float, dict[int, float]]] = []
+        self._forced: list[int] = []     # tokens that a grammar leaves no choice about; they stand for drafts
         self._accepted = 0               # drafts, in the last pass
         self.given = 0                   # generated tokens that went out in pieces; whoever takes a piece sets it
         if self._room <= 0:
@@ -93,15 +94,24 @@ class Writer:
         held = self._prompt - 1 if self.reading else len(text) - 1
         if session.length > held:
             session.rollback(held)
-        if self.reading or not drafts or session._drafter is None:
+        self._forced = []
+        if self.reading:
+            return None
+        if self._constraint is not None:
+            if self._constraint.taken != self.generated:
+                self._constraint.take(0, self.tokens)
+            self._forced = self._constraint.forced(min(self.most_drafts, MOST_DRAFTS))
+            if len(self._forced) >= drafts:
+                return None
+            self._forced = []
+            self._constraint.take(self.generated, [])
+        if not drafts or session._drafter is None:
             return None
         sampler = None if self._greedy else self._sampler
         if sampler is not None:
             self._align()
-        if self._constraint is not None and sampler is not None:
-            if self._constraint.take(0, self.tokens) and self._constraint.complete:
-                return None
-            sampler.set_judge(self._constraint.judge(self.generated, lazily=not self._options.filters))
+            if self._constraint is not None:
+                sampler.set_judge(self._constraint.judge(self.generated, lazily=not self._options.filters))
         return Request(session._drafter, session._text, text[-1], drafts, sampler, session._sequence)
 
     def rows(self, drafts: list[int], rows: int = PASS_ROWS) -> np.ndarray:
@@ -114,6 +124,7 @@ class Writer:
             return np.asarray(tokens, np.int32)
         if self._constraint is not None:
             self._sampler.set_judge(None)
+            drafts = self._forced or drafts
             drafts = drafts[:self._constraint.take(self.generated, drafts)]   # up to the first that is forbidden
         self.drafts, self.wants = drafts, self._result()
         return np.asarray([text[-1], *drafts], np.int32)
@@ -148,6 +159,11 @@ class Writer:
     def count(self, context: int, pass_seconds: float, draft_seconds: float, usual: bool) -> None:
         """What the last pass cost, after `context` tokens. usual: drafting had no more than the last pass to catch up with."""
         drafted, model = len(self.drafts), self.session.model
+        if self._forced:
+            self.stats.record(0, 0)
+            self.stats.forced += self._accepted
+            self.stats.bytes_read += model.bytes
+            return
         self.length.record(context, drafted, self._accepted, pass_seconds, draft_seconds if usual else None)
         self.stats.record(drafted, self._accepted)
         self.stats.draft_seconds += draft_seconds if drafted else 0.0
