@@ -18,7 +18,7 @@
 namespace skipstone {
 namespace {
 
-std::shared_ptr<Weight> make_weight(const std::string& type, int64_t rows, int64_t columns, const std::variant<ByteArray, std::vector<ByteArray>>& data) {
+std::shared_ptr<Weight> make_weight(const std::string& type, int64_t rows, int64_t columns, const std::variant<ByteArray, std::vector<ByteArray>>& data, const py::object& scales, int64_t scale_columns) {
   using Arrays = std::vector<ByteArray>;
   const Arrays arrays = std::holds_alternative<Arrays>(data) ? std::get<Arrays>(data) : Arrays{std::get<ByteArray>(data)};
   std::vector<const uint8_t*> experts;
@@ -32,8 +32,17 @@ std::shared_ptr<Weight> make_weight(const std::string& type, int64_t rows, int64
     py::gil_scoped_acquire locked;
     delete static_cast<Arrays*>(p);
   });
+  std::vector<float> factors;
+  if (!scales.is_none()) {
+    const FloatArray given = FloatArray::ensure(scales);
+    if (!given) throw ArgumentError("the scales of a weight are no numbers");
+    factors.assign(given.data(), given.data() + given.size());
+  }
+  const bool scaled = !scales.is_none();
   py::gil_scoped_release unlocked;
-  return std::make_shared<Weight>(type, rows, columns, std::move(experts), size, owner);
+  auto weight = std::make_shared<Weight>(type, rows, columns, std::move(experts), size, owner);
+  if (scaled) weight->scale(std::move(factors), scale_columns ? scale_columns : columns);
+  return weight;
 }
 
 const cpu::Kernels& kernels_named(const std::string& isa) {
@@ -102,13 +111,15 @@ void trim_memory() {
 
 void bind_kernels(py::module_& m) {
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight", "A weight matrix in a GGUF type, laid out for this machine when it is first multiplied.")
-      .def(py::init(&make_weight), py::arg("type"), py::arg("rows"), py::arg("columns"), py::arg("data"),
-           "data: uint8 (bytes,), the matrix row after row as a GGUF file holds it, or a list of such arrays, one for each expert of a mixture; referred to, not copied.")
+      .def(py::init(&make_weight), py::arg("type"), py::arg("rows"), py::arg("columns"), py::arg("data"), py::arg("scales") = py::none(), py::arg("scale_columns") = 0,
+           "data: uint8 (bytes,), the matrix row after row as a GGUF file holds it, or a list of such arrays, one for each expert of a mixture; referred to, not copied.\n"
+           "scales: float32, factors of the weights, [expert][row][stretch of scale_columns columns]; 0: a stretch is a row, which is all that quantized weights take.")
       .def_property_readonly("type", [](const Weight& w) { return std::string(w.type().name); })
       .def_property_readonly("rows", &Weight::rows)
       .def_property_readonly("columns", &Weight::columns)
       .def_property_readonly("experts", &Weight::experts, "Matrices of that shape: 1 but for a mixture's experts.")
-      .def_property_readonly("bytes", &Weight::bytes, "Bytes of the matrices in the file.");
+      .def_property_readonly("bytes", &Weight::bytes, "Bytes of the matrices in the file.")
+      .def_property_readonly("laid_out_bytes", &Weight::laid_out_bytes, "Bytes of its layouts for this machine: 0 until it is multiplied, and for a table whose rows are only looked up.");
   m.def("matmul", &matmul, py::arg("x"), py::arg("weight"), py::arg("threads") = 0, py::arg("isa") = "",
         "x (rows, columns) float32 times the transpose of weight (n, columns): float32 (rows, n). threads 0: all usable cores.");
   m.def("isa", [] { return std::string(cpu::kernels().name); }, "The instruction set that runs: SKIPSTONE_ISA, or the best of this machine.");

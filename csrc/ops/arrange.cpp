@@ -1,5 +1,5 @@
 // split_heads: [x (rows, heads * 2 * head)] -> [a, b (rows, heads * head)], each head's first half to a, second to b.
-// concat: [a (rows, A), b (rows, B)] -> [y (rows, A + B)].
+// concat: [a (rows, A), b (rows, B)] -> [y (rows, A + B)].   slice: [x (rows, W)] -> [y (rows, N)], x's values offset .. offset + N - 1.
 #include <cstring>
 
 #include "ops/rowwise.h"
@@ -38,6 +38,20 @@ class Concat final : public Operation {
   int64_t a_, b_;
 };
 
+class Slice final : public Operation {
+ public:
+  Slice(const Attributes& a, Setting& s) : Operation(a), offset_(a.integer("offset")), width_(s.widths[outputs[0]]) {
+    if (offset_ < 0 || offset_ > s.widths[inputs[0]] - width_)
+      a.fail("values " + std::to_string(offset_) + " to " + std::to_string(offset_ + width_) + " of a width of " + std::to_string(s.widths[inputs[0]]));
+  }
+  void rows(Pass& pass, int64_t first, int64_t last) override {
+    for (int64_t r = first; r < last; ++r) memcpy(pass.row(outputs[0], r), pass.row(inputs[0], r) + offset_, static_cast<size_t>(width_) * sizeof(float));
+  }
+
+ private:
+  int64_t offset_, width_;
+};
+
 }  // namespace
 
 std::unique_ptr<Operation> make_split_heads(const Attributes& a, Setting& s) {
@@ -47,6 +61,10 @@ std::unique_ptr<Operation> make_split_heads(const Attributes& a, Setting& s) {
 std::unique_ptr<Operation> make_concat(const Attributes& a, Setting& s) {
   expect_counts(a, 2, 1);
   return std::make_unique<Concat>(a, s);
+}
+std::unique_ptr<Operation> make_slice(const Attributes& a, Setting& s) {
+  expect_counts(a, 1, 1);
+  return std::make_unique<Slice>(a, s);
 }
 
 }  // namespace skipstone

@@ -1,5 +1,6 @@
 // attention: [q (rows, heads * head), k, v (rows, kv_heads * head)] -> [o (rows, heads * head)]. k and v go to the sequence's cache, in its type,
 // then every row attends to the positions t of its sequence with 0 <= p - t (< window, where there is one).
+// shared_attention: [q] -> [o], the same over the cache that an earlier `attention` of the pass fills, with no keys and values of its own.
 // attend: [q] -> [o], reads another program's cache at the positions 0 .. n-1 that it has processed (window: the last `window` of them).
 //
 // Positions are cut at multiples of 256 from 0. A unit of work is one key/value head, the rows of one sequence, and either one chunk (few rows:
@@ -21,21 +22,23 @@ struct Unit {
   int64_t chunk, chunks;         // first chunk and how many
 };
 
+enum class Cache { own, shared, borrowed };
+
 class Attention final : public Operation {
  public:
-  Attention(const Attributes& a, Setting& s, bool borrows)
-      : Operation(a), borrows_(borrows), state_(borrows ? a.integer("borrowed_state") : a.integer("state")), heads_(positive(a, "heads", 4096)), kv_heads_(positive(a, "kv_heads", 4096)),
+  Attention(const Attributes& a, Setting& s, Cache cache)
+      : Operation(a), stores_(cache == Cache::own), borrows_(cache == Cache::borrowed), state_(borrows_ ? a.integer("borrowed_state") : a.integer("state")), heads_(positive(a, "heads", 4096)), kv_heads_(positive(a, "kv_heads", 4096)),
         head_(head_size(a)), window_(a.integer("window")), scale_(a.number("scale")) {
     if (heads_ % kv_heads_) a.fail(std::to_string(kv_heads_) + " key/value heads do not divide " + std::to_string(heads_) + " query heads");
     if (window_ < 0) a.fail("a window cannot be negative");
     expect_width(a, s, inputs[0], heads_ * head_);
     expect_width(a, s, outputs[0], heads_ * head_);
-    if (borrows) {
+    if (borrows_) {
       s.borrows = true;
       if (state_ < 0) a.fail("parameter 'borrowed_state' cannot be negative");
       return;
     }
-    for (int i : {1, 2}) expect_width(a, s, inputs[i], kv_heads_ * head_);
+    for (size_t i = 1; i < inputs.size(); ++i) expect_width(a, s, inputs[i], kv_heads_ * head_);
     if (state_ < 0 || state_ >= static_cast<int64_t>(s.states.size()) || !s.states[state_].kv) a.fail("state " + std::to_string(state_) + " is not a cache of keys and values");
     const KvSpec& kv = *s.states[state_].kv;
     if (kv.kv_heads != kv_heads_ || kv.head != head_ || kv.window != window_) a.fail("state " + std::to_string(state_) + " has another shape");
@@ -43,14 +46,14 @@ class Attention final : public Operation {
 
   int steps() const override { return 1; }
   bool rows_after() const override { return true; }
-  std::vector<int> remembered() const override { return borrows_ ? std::vector<int>{} : std::vector<int>{inputs[1], inputs[2]}; }
+  std::vector<int> remembered() const override { return stores_ ? std::vector<int>{inputs[1], inputs[2]} : std::vector<int>{}; }
 
   void store(Pass& pass, int64_t first, int64_t last) override {
-    if (borrows_ || units_store_) return;
+    if (!stores_ || units_store_) return;
     for (int64_t r = first; r < last; ++r)
       for (int64_t h = 0; h < kv_heads_; ++h) remember(pass, r, h);
   }
-  bool reads_stored() const override { return !borrows_ && !units_store_; }
+  bool reads_stored() const override { return stores_ && !units_store_; }
 
   void begin(Pass& pass, int members) override {
     const int64_t group = heads_ / kv_heads_, tail = first_row(pass);
@@ -137,7 +140,7 @@ class Attention final : public Operation {
     const float* q = pass.row(inputs[0], 0);
     for (int64_t i = 0; i < queries; ++i) offset[i] = (u.first + i / u.heads) * heads_ * head_ + (u.head_first + i % u.heads) * head_;
     KvCache& kv = cache(*u.part);
-    if (units_store_ && !borrows_)
+    if (units_store_ && stores_)
       for (int64_t r = u.part->first; r < u.part->first + u.part->rows; ++r)
         if (pass.positions[r] / cpu::chunk_positions == u.chunk) remember(pass, r, u.kv_head);
     if (!queries) return;
@@ -195,7 +198,7 @@ class Attention final : public Operation {
     pass.kernels.scale(sum, pass.row(outputs[0], row) + head * head_, head_, total > 0.0f ? 1.0f / total : 0.0f);
   }
 
-  const bool borrows_;
+  const bool stores_, borrows_;
   const int64_t state_, heads_, kv_heads_, head_, window_;
   const float scale_;
   bool split_ = false, units_store_ = false;
@@ -208,11 +211,15 @@ class Attention final : public Operation {
 
 std::unique_ptr<Operation> make_attention(const Attributes& a, Setting& s) {
   expect_counts(a, 3, 1);
-  return std::make_unique<Attention>(a, s, false);
+  return std::make_unique<Attention>(a, s, Cache::own);
 }
 std::unique_ptr<Operation> make_attend(const Attributes& a, Setting& s) {
   expect_counts(a, 1, 1);
-  return std::make_unique<Attention>(a, s, true);
+  return std::make_unique<Attention>(a, s, Cache::borrowed);
+}
+std::unique_ptr<Operation> make_shared_attention(const Attributes& a, Setting& s) {
+  expect_counts(a, 1, 1);
+  return std::make_unique<Attention>(a, s, Cache::shared);
 }
 
 }  // namespace skipstone

@@ -59,6 +59,15 @@ Weight::Weight(const std::string& type, int64_t rows, int64_t columns, std::vect
   matrix_ = {info, rows, columns, sources_[0], row_bytes, 0, nullptr, 0};
 }
 
+void Weight::scale(std::vector<float> factors, int64_t columns) {
+  if (columns < 1 || columns > matrix_.columns) throw ArgumentError("scales for " + std::to_string(columns) + " columns each; expected 1 to " + std::to_string(matrix_.columns));
+  const int64_t stretches = (matrix_.columns + columns - 1) / columns, expected = experts() * matrix_.rows * stretches;
+  if (static_cast<int64_t>(factors.size()) != expected) throw ArgumentError(std::to_string(factors.size()) + " scales; expected " + std::to_string(expected));
+  if (stretches > 1 && !cpu::find_layout(matrix_.type->id)->float_input) throw ArgumentError(std::string("weights of type ") + matrix_.type->name + " take one scale a row");
+  factors_ = std::move(factors);
+  matrix_.scale_columns = columns;
+}
+
 const cpu::Matrix& Weight::for_matmul(const cpu::Kernels& kernels) {
   Packed& p = packed_[kernels.group_rows / 8 - 1];
   std::call_once(p.once, [&] { pack(p, kernels.group_rows); });
@@ -97,10 +106,22 @@ void Weight::pack(Packed& to, int64_t group_rows) const {
     }
   });
   m.packed = to.memory.get();
+  to.bytes = all * m.group_bytes;
+  if (!scaled()) return;
+  const int64_t stretches = (m.columns + m.scale_columns - 1) / m.scale_columns;
+  to.scales.assign(static_cast<size_t>(all * stretches * group_rows), 0.0f);
+  for (int64_t e = 0; e < experts(); ++e)
+    for (int64_t r = 0; r < m.rows; ++r)
+      for (int64_t s = 0; s < stretches; ++s)
+        to.scales[static_cast<size_t>(((e * groups + r / group_rows) * stretches + s) * group_rows + r % group_rows)] = factors_[static_cast<size_t>((e * m.rows + r) * stretches + s)];
+  m.scales = to.scales.data();
 }
 
 void Weight::row(int64_t index, float* out) const {
   matrix_.type->dequantize(matrix_.source + index * matrix_.row_bytes, out, matrix_.columns);
+  if (!scaled()) return;
+  const int64_t width = matrix_.scale_columns, stretches = (matrix_.columns + width - 1) / width;
+  for (int64_t k = 0; k < matrix_.columns; ++k) out[k] *= factors_[static_cast<size_t>(index * stretches + k / width)];
 }
 
 }  // namespace skipstone

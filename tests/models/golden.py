@@ -3,7 +3,7 @@
     pip install torch==2.13.0 transformers==5.23.0 gguf && python tests/models/golden.py
 
 Per case NAME: NAME.prompt (rows,), NAME.logits (8, vocabulary) and NAME.hidden (4, width) of its last rows; with a drafter NAME.first, the token
-chosen after the prompt, and NAME.drafts (4, vocabulary), the logits of its greedy chain.
+chosen after the prompt, and NAME.drafts (4, vocabulary), the logits of its greedy chain, -infinity where a token is no candidate.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ CASES: dict[str, tuple[make.Tiny, make.Tiny | None]] = {
     "gemma4": (make.gemma4(8), make.gemma4_assistant(9)),
     "gemma4_values": (make.gemma4(10, keys_are_values=False), make.gemma4_assistant(11, keys_are_values=False)),
     "gemma4_unified": (make.gemma4(12, unified=True), None),
+    "gemma4e": (make.gemma4e(14), make.gemma4_assistant(15, keys_are_values=False, ordered=True)),
+    "gemma4e_untied": (make.gemma4e(16, tied=False), make.gemma4_assistant(17, keys_are_values=False)),
     "qwen3moe": (mixtures.qwen3moe(14), None),
     "qwen3moe_plain": (mixtures.qwen3moe(15, normalize=False, dense=(1,), per_expert=False), None),
     "qwen35moe": (mixtures.qwen35moe(16), None),
@@ -53,9 +55,12 @@ def main() -> None:
 
     def sharing(config: Any) -> list[str | None]:
         """As published, no layer of a target without shared layers stores, and a config in which all share is an error."""
+        if 0 < config.num_kv_shared_layers < config.num_hidden_layers:
+            return published.fget(config)
         last = {t: i for i, t in enumerate(config.layer_types)}
         return ["reuse" if config.num_kv_shared_layers else "store" if last[t] == i else None for i, t in enumerate(config.layer_types)]
 
+    published = Gemma4TextConfig.kv_sharing_modes
     Gemma4TextConfig.kv_sharing_modes = property(sharing)
 
     def packed(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -121,6 +126,8 @@ def main() -> None:
             e = target.model.embed_tokens(torch.tensor([[token]]))  # scaled by the model itself
             out = model(inputs_embeds=torch.cat([e, g], -1), position_ids=torch.tensor([[hidden.shape[1]]]), shared_kv_states=shared)
             logits.append(out.logits[0, -1])
+            if tiny.config["use_ordered_embeddings"]:  # the others have one logit, below all candidates
+                logits[-1] = torch.where(logits[-1] > logits[-1].min(), logits[-1], -torch.inf)
             token, g = int(logits[-1].argmax()), out.last_hidden_state
         return torch.stack(logits).numpy()
 

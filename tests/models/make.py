@@ -65,8 +65,8 @@ class Tiny:
         (folder / "config.json").write_text(json.dumps(self.config, indent=1))
         header, blobs, at = {}, [], 0
         for name, array in self.tensors.items():
-            blob = {"F32": array, "F16": array.astype(np.float16), "BF16": gguf.quantize(array, gguf.GGMLQuantizationType.BF16)}[dtype].tobytes()
-            header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + len(blob)]}
+            blob = array.tobytes() if array.dtype == np.int64 else {"F32": array, "F16": array.astype(np.float16), "BF16": gguf.quantize(array, gguf.GGMLQuantizationType.BF16)}[dtype].tobytes()
+            header[name] = {"dtype": "I64" if array.dtype == np.int64 else dtype, "shape": list(array.shape), "data_offsets": [at, at + len(blob)]}
             blobs.append(blob)
             at += len(blob)
         text = json.dumps(header).encode()
@@ -390,7 +390,56 @@ def gemma4(seed: int = 0, keys_are_values: bool = True, unified: bool = False) -
     return made
 
 
+def gemma4e(seed: int = 0, tied: bool = True) -> Tiny:
+    """Like E2B: per-layer embeddings; the last four layers share what layers 1 and 2 store, and are twice as wide."""
+    H, F, P, shared = 64, 96, 32, 4
+    types = ["sliding_attention"] * 2 + ["full_attention"] + ["sliding_attention"] * 3 + ["full_attention"]
+    layers = len(types)
+    made = Tiny(
+        {
+            "architectures": ["Gemma4ForConditionalGeneration"],
+            "model_type": "gemma4",
+            "tie_word_embeddings": tied,
+            "text_config": {
+                **gemma4_config(H, F, types, keys_are_values=False),
+                "tie_word_embeddings": tied,
+                "final_logit_softcapping": 5.0,
+                "hidden_size_per_layer_input": P,
+                "vocab_size_per_layer_input": VOCABULARY,
+                "num_kv_shared_layers": shared,
+                "use_double_wide_mlp": True,
+            },
+        },
+        "gemma4",
+        {
+            **gemma4_keys(H, F, types, keys_are_values=False),
+            "final_logit_softcapping": 5.0,
+            "attention.shared_kv_layers": shared,
+            "embedding_length_per_layer_input": P,
+            "feed_forward_length": [F] * (layers - shared) + [2 * F] * shared,
+        },
+        seed,
+    )
+    hf = "model.language_model."
+    made.matrix(hf + "embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 2.0)
+    made.norm(hf + "norm.weight", "output_norm.weight", H)
+    if not tied:
+        made.matrix("lm_head.weight", "output.weight", VOCABULARY, H, 2.0)
+    made.matrix(hf + "embed_tokens_per_layer.weight", "per_layer_token_embd.weight", VOCABULARY, layers * P, 3.0)
+    made.matrix(hf + "per_layer_model_projection.weight", "per_layer_model_proj.weight", layers * P, H)
+    made.norm(hf + "per_layer_projection_norm.weight", "per_layer_proj_norm.weight", P)
+    for i, kind in enumerate(types):
+        at, to, own = f"{hf}layers.{i}.", f"blk.{i}.", i < layers - shared
+        gemma4_layer(made, at, to, H, F if own else 2 * F, kind, own_keys=own, own_values=True)
+        made.matrix(at + "per_layer_input_gate.weight", to + "inp_gate.weight", P, H)
+        made.matrix(at + "per_layer_projection.weight", to + "proj.weight", H, P)
+        made.norm(at + "post_per_layer_input_norm.weight", to + "post_norm.weight", H)
+    made.extra["rope_freqs.weight"] = rope_divisors()
+    return made
+
+
 def gemma4_assistant(seed: int = 0, keys_are_values: bool = True, ordered: bool = False, backbone: int = 64) -> Tiny:
+    """ordered: a head of 16 clusters, of which 3 are open."""
     H, F = 32, 64
     types = ["sliding_attention"] * 2 + ["full_attention"]
     made = Tiny(
@@ -400,7 +449,7 @@ def gemma4_assistant(seed: int = 0, keys_are_values: bool = True, ordered: bool 
             "backbone_hidden_size": backbone,
             "use_ordered_embeddings": ordered,
             "num_centroids": 16,
-            "centroid_intermediate_top_k": 2,
+            "centroid_intermediate_top_k": 3,
             "tie_word_embeddings": True,
             "text_config": {**gemma4_config(H, F, types, keys_are_values), "num_kv_shared_layers": len(types)},
         },
@@ -410,9 +459,14 @@ def gemma4_assistant(seed: int = 0, keys_are_values: bool = True, ordered: bool 
             "attention.shared_kv_layers": len(types),
             "embedding_length_out": backbone,
             "nextn_predict_layers": len(types),
+            **({"centroid_top_k": 3} if ordered else {}),
         },
         seed,
     )
+    if ordered:
+        made.matrix("masked_embedding.centroids.weight", "masked_embd_centroids.weight", 16, H)
+        order = np.argsort(values("masked_embedding.token_ordering", seed, (VOCABULARY,)))
+        made._add("masked_embedding.token_ordering", "masked_embd_ordering", order.astype(np.int64))
     made.matrix("model.embed_tokens.weight", "token_embd.weight", VOCABULARY, H, 2.0)
     made.norm("model.norm.weight", "output_norm.weight", H)
     made.matrix("pre_projection.weight", "nextn.pre_projection.weight", H, 2 * backbone)
@@ -530,4 +584,4 @@ def mlp(made: Tiny, hf: str, to: str, H: int, F: int) -> None:
     made.matrix(hf + "mlp.down_proj.weight", to + "ffn_down.weight", H, F)
 
 
-FAMILIES = {"qwen3": qwen3, "qwen35": qwen35, "gemma3": gemma3, "gemma4": gemma4}
+FAMILIES = {"qwen3": qwen3, "qwen35": qwen35, "gemma3": gemma3, "gemma4": gemma4, "gemma4e": gemma4e}

@@ -57,6 +57,12 @@ class Run:
         return np.stack(rows), chain
 
 
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference. Logits of tokens that are no candidates are -infinity in both, or the distance is infinite."""
+    here = np.isfinite(a)
+    return float(np.abs(a[here] - b[here]).max()) if np.array_equal(here, np.isfinite(b)) else np.inf
+
+
 def rounding(file: ModelFile, tokens: Any, drafter: ModelFile | None = None, chosen: int = 0, steps: int = 0) -> float:
     """How far two orders of float32 sums may lie apart on this model and text.
 
@@ -65,5 +71,5 @@ def rounding(file: ModelFile, tokens: Any, drafter: ModelFile | None = None, cho
     single, double = (Run(file, drafter, dtype) for dtype in (np.float32, np.float64))
     error = np.abs(single.logits(tokens)[0] - double.logits(tokens)[0]).max()
     if steps:
-        error = max(error, np.abs(single.drafts(tokens, chosen, steps)[0] - double.drafts(tokens, chosen, steps)[0]).max())
+        error = max(error, distance(single.drafts(tokens, chosen, steps)[0], double.drafts(tokens, chosen, steps)[0]))
     return 16 * float(error)

@@ -32,9 +32,11 @@ def logits(tiny: make.Tiny, folder: Path, kind: str = "safetensors", type: str =
         make.gemma3(33, query_scale=None),
         make.gemma4(34),
         make.gemma4(35, keys_are_values=False),
+        make.gemma4e(35),
+        make.gemma4e(35, tied=False),
         make.qwen35(36, 2, 2),
     ],
-    ids=["qwen3", "qwen3_tied", "gemma3", "gemma4", "gemma4_values", "qwen35_1"],
+    ids=["qwen3", "qwen3_tied", "gemma3", "gemma4", "gemma4_values", "gemma4e", "gemma4e_untied", "qwen35_1"],
 )
 def test_gguf_gives_the_same_bits(tiny: make.Tiny, type: str, tmp_path: Path) -> None:
     """In BF16 the vectors are rounded in safetensors and not in GGUF; so all weights are rounded first."""
@@ -85,9 +87,19 @@ def old_gemma3(tiny: make.Tiny) -> None:
 
 def re_saved_gemma4(tiny: make.Tiny) -> None:
     d, kv = tiny.text.pop("global_head_dim"), tiny.text.pop("num_global_key_value_heads")
+    other = {"head_dim": d, **({"num_key_value_heads": kv} if kv else {})}
     tiny.text["per_layer_config"] = {
-        str(i): {"head_dim": d, "num_key_value_heads": kv} for i, t in enumerate(tiny.text["layer_types"]) if t == "full_attention"
+        str(i): other for i, t in enumerate(tiny.text["layer_types"]) if t == "full_attention"
     }
+
+
+def unused_keys(tiny: make.Tiny) -> None:
+    """As in released files: the layers that share have projections of their own, which were never trained."""
+    for i in range(3, 7):
+        d = 32 if i == 6 else 16
+        for part in ("k_proj", "v_proj"):
+            tiny.matrix(f"model.language_model.layers.{i}.self_attn.{part}.weight", f"blk.{i}.attn_{part[0]}.weight", 2 * d, 64)
+        tiny.norm(f"model.language_model.layers.{i}.self_attn.k_norm.weight", f"blk.{i}.attn_k_norm.weight", d)
 
 
 SAME = {
@@ -101,6 +113,9 @@ SAME = {
     "gemma4 by its class": (make.gemma4, change(lambda t: t.config.update(model_type="gemma4_variant"))),
     "gemma4 bidirectional for images": (make.gemma4, change(lambda t: t.text.update(use_bidirectional_attention="vision"))),
     "gemma4 vision tensors": (make.gemma4, change(lambda t: t.matrix("model.vision_tower.encoder.weight", "", 8, 8))),
+    "gemma4e re-saved": (make.gemma4e, change(re_saved_gemma4)),
+    "gemma4e keys and values that nothing reads": (make.gemma4e, change(lambda t: unused_keys(t))),
+    "gemma4e sound and vision tensors": (make.gemma4e, change(lambda t: t.matrix("model.audio_tower.layers.0.weight", "", 8, 8))),
     "qwen3 old configuration": (
         make.qwen3,
         change(lambda t: t.text.update(rope_theta=t.text.pop("rope_parameters")["rope_theta"], rope_scaling=None)),
@@ -204,12 +219,17 @@ def test_mtp_head_with_its_own_matrices(tmp_path: Path) -> None:
     assert Run(alone).drafts(TOKENS, 3, 1)[0].tobytes() == Run(final).drafts(TOKENS, 3, 1)[0].tobytes()
 
 
-def test_ordered_embeddings_run_densely(tmp_path: Path) -> None:
-    target = written(make.gemma4(46), tmp_path, "safetensors")
-    plain, ordered = make.gemma4_assistant(47), make.gemma4_assistant(47, ordered=True)
-    ordered.matrix("masked_embedding.centroids.weight", "", 16, 32)
-    results = [Run(target, written(t, tmp_path / str(i), "safetensors")).drafts(TOKENS, 3, 3)[0] for i, t in enumerate((plain, ordered))]
-    assert results[0].tobytes() == results[1].tobytes()
+def test_ordered_embeddings(tmp_path: Path) -> None:
+    """Candidates have the logits of a dense head, bit for bit, and there are 3 clusters of 10 of them. The dense head is what a GGUF file without
+    centroids means; one with them gives what safetensors give."""
+    target = written(make.gemma4e(46), tmp_path, "safetensors")
+    tiny = make.gemma4_assistant(47, keys_are_values=False, ordered=True)
+    sparse = Run(target, written(tiny, tmp_path, "safetensors")).drafts(TOKENS, 3, 1)[0]
+    assert Run(target, written(tiny, tmp_path, "gguf")).drafts(TOKENS, 3, 1)[0].tobytes() == sparse.tobytes()
+    dense = make.gemma4_assistant(47, keys_are_values=False)
+    for kind in ("safetensors", "gguf"):
+        rows = Run(target, written(dense, tmp_path / "dense", kind)).drafts(TOKENS, 3, 1)[0]
+        assert np.isfinite(sparse).sum() == 30 and np.array_equal(rows[np.isfinite(sparse)], sparse[np.isfinite(sparse)])
 
 
 def test_unified_assistant(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import make
 import numpy as np
 import pytest
-from runs import FORMATS, Run, rounding, written
+from runs import FORMATS, Run, distance, rounding, written
 
 from skipstone.files import ModelFile
 
@@ -46,6 +46,7 @@ CONFIG: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 6.0,
     },
 }
+CONFIG["gemma4e"] = CONFIG["gemma4"]
 KEYS: dict[str, dict[str, Any]] = {
     "qwen3": {"attention.layer_norm_rms_epsilon": 1e-2, "rope.freq_base": 900.0},
     "qwen35": {"attention.layer_norm_rms_epsilon": 1e-2, "rope.freq_base": 900.0, "rope.dimension_count": 16},
@@ -67,6 +68,7 @@ KEYS: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 6.0,
     },
 }
+KEYS["gemma4e"] = KEYS["gemma4"]
 
 
 def with_key(file: ModelFile, key: str, value: Any) -> ModelFile:
@@ -126,32 +128,33 @@ def test_the_sliding_layers_matter(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", make.FAMILIES)
 def test_tensors(family: str, kind: str, tmp_path: Path) -> None:
     """Each tensor in turn gets other values."""
-    drafts = family in ("gemma4", "qwen35")
+    drafts = family in ("gemma4", "gemma4e", "qwen35")
     file = written(make.FAMILIES[family](53), tmp_path, kind)
-    drafter = written(make.gemma4_assistant(54), tmp_path, kind) if family == "gemma4" else None
+    e = family == "gemma4e"
+    drafter = written(make.gemma4_assistant(54, keys_are_values=not e, ordered=e), tmp_path, kind) if "gemma4" in family else None
     plain = Run(file, drafter)
     logits, bound = plain.logits(TOKENS)[0], rounding(file, TOKENS, drafter, 3, 2 if drafts else 0)
     rows = plain.drafts(TOKENS, 3, 2)[0] if drafts else None
     ignored = []
     for source in (file, drafter) if drafter else (file,):
         for name, tensor in source.tensors.items():
-            if name == "rope_freqs.weight":
+            if "order" in name:
+                noise = tensor.data.view(np.int64)[::-1] ^ 1
+            elif name == "rope_freqs.weight":
                 noise = np.linspace(1.0, 3.0, tensor.shape[0], dtype=np.float32)
             else:
                 old = tensor.data.view(np.float32)
                 noise = old + make.values(name, 1, (len(old),), 0.0, 0.3 * max(float(old.std()), 0.1))
             other = dataclasses.replace(
-                source, tensors={**source.tensors, name: dataclasses.replace(tensor, data=noise.astype(np.float32).view(np.uint8))}
+                source, tensors={**source.tensors, name: dataclasses.replace(tensor, data=noise.astype(noise.dtype if "order" in name else np.float32).view(np.uint8))}
             )
             run = Run(other, drafter) if source is file else Run(file, other)
             head = source is drafter or "mtp." in name or "nextn." in name or name.startswith("blk.5.") and family == "qwen35"
-            change = np.abs(run.drafts(TOKENS, 3, 2)[0] - rows).max() if head else np.abs(run.logits(TOKENS)[0] - logits).max()
+            change = distance(run.drafts(TOKENS, 3, 2)[0], rows) if head else np.abs(run.logits(TOKENS)[0] - logits).max()
             if change <= 10 * bound:
                 ignored.append(name)
     # The last layer's scale meets the final norm, which takes it out again.
-    last = {"gemma4": ["layers.6.layer_scalar", "layers.2.layer_scalar", "blk.6.layer_output_scale.weight", "blk.2.layer_output_scale.weight"]}.get(
-        family, []
-    )
+    last = [n for i in (2, 6) for n in (f"layers.{i}.layer_scalar", f"blk.{i}.layer_output_scale.weight") if "gemma4" in family]
     assert not [n for n in ignored if not n.endswith(tuple(last))]
 
 

@@ -19,11 +19,17 @@ STEP_BACK = 32  # rows that every state can go back
 class Weight:
     """Takes the place of _native.Weight: the same arguments, the matrix dequantized on demand."""
 
-    def __init__(self, type: str, rows: int, columns: int, data: np.ndarray | list[np.ndarray]) -> None:
+    def __init__(
+        self, type: str, rows: int, columns: int, data: np.ndarray | list[np.ndarray], scales: np.ndarray | None = None, scale_columns: int = 0
+    ) -> None:
         arrays = data if isinstance(data, list) else [data]
         self.type, self.rows, self.columns, self.experts = type, rows, columns, len(arrays)
         self._data, self.bytes = np.concatenate(arrays) if len(arrays) > 1 else arrays[0], sum(a.nbytes for a in arrays)
         self._dense: dict[Any, np.ndarray] = {}
+        self._scales = None
+        if scales is not None:
+            stretches = np.asarray(scales, np.float32).reshape(self.experts, rows, -1)
+            self._scales = np.repeat(stretches, scale_columns or columns, axis=2)[:, :, :columns]
 
     @property
     def blocks(self) -> bool:
@@ -35,12 +41,15 @@ class Weight:
             values = gguf.dequantize(self._data, gguf.GGMLQuantizationType[self.type])
             shape = (self.rows, self.columns) if self.experts == 1 else (self.experts, self.rows, self.columns)
             self._dense[dtype] = values.reshape(shape).astype(dtype)
+            if self._scales is not None:
+                self._dense[dtype] *= self._scales.reshape(shape).astype(dtype)
         return self._dense[dtype]
 
     def expert(self, e: int) -> Weight:
         """One expert's matrix alone."""
         size = len(self._data) // self.experts
-        return Weight(self.type, self.rows, self.columns, self._data[e * size : (e + 1) * size])
+        scales = None if self._scales is None else self._scales[e]
+        return Weight(self.type, self.rows, self.columns, self._data[e * size : (e + 1) * size], scales, 1)
 
 
 def round_to(x: np.ndarray, kv_type: str) -> np.ndarray:
@@ -50,6 +59,13 @@ def round_to(x: np.ndarray, kv_type: str) -> np.ndarray:
     if kv_type == "bf16":
         bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(x.dtype)
+    if kv_type in ("q8_0", "q4_0"):
+        blocks = np.ascontiguousarray(x, np.float32).reshape(*x.shape[:-1], -1, 32)
+        above, below = blocks.max(axis=-1, keepdims=True), -blocks.min(axis=-1, keepdims=True)
+        d = np.maximum(above, below) / np.float32(127) if kv_type == "q8_0" else np.where(above > below, above, -below) / np.float32(-8)
+        d = np.clip(d, -65504, 65504).astype(np.float16).astype(np.float32)
+        q = np.rint(blocks * np.where(d == 0, np.float32(0), np.float32(1) / np.where(d == 0, np.float32(1), d)))
+        return (np.clip(q, *((-127, 127) if kv_type == "q8_0" else (-8, 7))) * d).reshape(x.shape).astype(x.dtype)
     return x.astype(np.float32).astype(x.dtype) if kv_type == "f32" else x
 
 
@@ -162,6 +178,10 @@ class Interpreter:
                     logits = self._matmul(x[0][-1:] if last else x[0], op["weight"])
                     if op["softcap"]:
                         logits = op["softcap"] * np.tanh(logits / op["softcap"])
+            elif kind == "ordered_head":
+                made = []
+                if wanted:
+                    logits = self._ordered(op, x[0][-1:] if last else x[0])
             elif kind == "matmul":
                 made = [self._matmul(x[0], w) for w in op["weights"]]
             else:
@@ -178,6 +198,18 @@ class Interpreter:
 
     def _matmul(self, x: np.ndarray, weight: Any) -> np.ndarray:
         return (quantized(x) if self.quantize and weight.blocks else x) @ weight.dense(self.dtype).T
+
+    def _ordered(self, op: Any, y: np.ndarray) -> np.ndarray:
+        """Logits of the tokens in the open clusters, -infinity elsewhere."""
+        scores = self._matmul(y, op["centroids"])
+        open_ones = np.argsort(-scores, axis=1, kind="stable")[:, : op["top"]]
+        ids = np.asarray(op["order"]).reshape(op["centroids"].rows, -1)[open_ones].reshape(len(y), -1)
+        logits = self._matmul(y, op["weight"])
+        if op["softcap"]:
+            logits = op["softcap"] * np.tanh(logits / op["softcap"])
+        made = np.full_like(logits, -np.inf)
+        np.put_along_axis(made, ids, np.take_along_axis(logits, ids, axis=1), axis=1)
+        return made
 
     def _rms_norm(self, op: Any, x: np.ndarray, **_: Any) -> list[np.ndarray]:
         groups = x.reshape(len(x), -1, op["group"])
@@ -200,6 +232,11 @@ class Interpreter:
         distance = positions[:, None] - np.arange(len(state["k"]))
         visible = (distance >= 0) & (distance < op["window"] if op["window"] else True)
         return [self._attend_to(op, q, state, visible)]
+
+    def _shared_attention(self, op: Any, q: np.ndarray, sequence: Any, positions: np.ndarray, **_: Any) -> list[np.ndarray]:
+        state = sequence.states[op["state"]]
+        distance = positions[:, None] - np.arange(len(state["k"]))
+        return [self._attend_to(op, q, state, (distance >= 0) & (distance < op["window"] if op["window"] else True))]
 
     def _attend(self, op: Any, q: np.ndarray, borrow: Any, **_: Any) -> list[np.ndarray]:
         state = borrow.states[op["borrowed_state"]]
@@ -272,3 +309,6 @@ class Interpreter:
 
     def _concat(self, op: Any, a: np.ndarray, b: np.ndarray, **_: Any) -> list[np.ndarray]:
         return [np.concatenate([a, b], axis=1)]
+
+    def _slice(self, op: Any, x: np.ndarray, **_: Any) -> list[np.ndarray]:
+        return [x[:, op["offset"] :][:, : self.spec["widths"][op["outputs"][0]]]]

@@ -42,7 +42,10 @@ struct Matrix {
   int64_t group_rows;                               // 8 or 16, as the kernels want it
   const uint8_t* packed;                            // the groups, laid out anew
   int64_t group_bytes;
+  const float* scales = nullptr;                    // factors of the weights [group][stretch][row of the group], null: none
+  int64_t scale_columns = 0;                        // columns of a stretch; one stretch where the weights are quantized
 };
+inline int64_t scale_stretches(const Matrix& w) { return w.scales ? (w.columns + w.scale_columns - 1) / w.scale_columns : 0; }
 inline int64_t group_count(const Matrix& w) { return (w.rows + w.group_rows - 1) / w.group_rows; }
 
 // y[r][n] for the rows n of groups first..last-1; y points at the value of row 0, n = group_rows * first.
@@ -56,7 +59,18 @@ struct MatmulCall {
 
 // One sequence's cache of one layer: chunks of 256 positions, position p in chunk (p / 256) % ring.
 constexpr int chunk_positions = 256;
-enum class KvType { f16, bf16, f32 };
+// How a head's row of a cache is kept. q8_0 and q4_0 are GGUF's blocks of 32, quantized as they are written: a row's bits depend on that row alone.
+enum class KvType { f16, bf16, f32, q8_0, q4_0 };
+constexpr int64_t kv_block_values = 32;
+inline bool in_blocks(KvType type) { return type == KvType::q8_0 || type == KvType::q4_0; }
+inline int64_t kv_row_bytes(KvType type, int64_t head) {
+  switch (type) {
+    case KvType::f32: return 4 * head;
+    case KvType::q8_0: return head / kv_block_values * 34;
+    case KvType::q4_0: return head / kv_block_values * 18;
+    default: return 2 * head;
+  }
+}
 
 // Scores, weights and weighted values of `queries` queries over one chunk: [first, last) are positions within the chunk, per query.
 struct AttentionCall {
@@ -68,7 +82,7 @@ struct AttentionCall {
   int64_t head;                // multiple of 8
   float scale;
   KvType type;
-  const void* keys;            // [256][head]
+  const void* keys;            // [256][head], in the cache's type
   const void* values;          // [256][head]
   float* scratch;              // attention_scratch_floats(queries, head)
   float* largest;              // out, per query: largest score

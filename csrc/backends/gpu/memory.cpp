@@ -73,6 +73,7 @@ std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver
 }  // namespace
 
 std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight) {
+  if (weight->scaled()) throw ModelError("weights with scales beside them (FP8, or a .scale tensor) cannot be multiplied on a card yet; use device='cpu'");
   static std::mutex mutex;
   static std::map<std::pair<const Driver*, const Weight*>, std::weak_ptr<const DeviceWeight>> known;
   std::lock_guard<std::mutex> lock(mutex);

@@ -91,6 +91,7 @@ class GpuProgram::Planner {
     Piece q{};
     auto n_of = [&](int id) { return static_cast<int>(width(id)); };
     if (a.kind == "embed") {
+      if (p_.embedding_) a.fail("per-layer embeddings cannot be run on a card yet; use device='cpu'");
       p_.embedding_ = one_weight(a);
       expect_counts(a, 0, 1);
       if (p_.embedding_->columns() != width(out[0])) a.fail("the table has " + std::to_string(p_.embedding_->columns()) + " columns; expected " + std::to_string(width(out[0])));

@@ -107,6 +107,20 @@ class Builder:
         state = self._state(kind="kv", kv_heads=kv_heads, head=head, window=window)
         return self._op("attention", [q, k, v], [q.width], state=state, heads=heads, kv_heads=kv_heads, head=head, scale=scale, window=window)[0]
 
+    def shared_attention(self, q: Rows, *, state: int, heads: int, kv_heads: int, head: int, scale: float, window: int = 0) -> Rows:
+        """Causal attention to the cache that an earlier `attention` of the pass fills (`last_state` right after it); no keys and values of its own."""
+        _heads("shared_attention", heads, kv_heads, head)
+        _widths("shared_attention", (q, heads * head))
+        own = dict(kind="kv", kv_heads=kv_heads, head=head, window=window)
+        _need(0 <= state < len(self._states), f"shared_attention: state {state} is none of the {len(self._states)} before it")
+        _need(self._states[state] == own, f"shared_attention: state {state} is {self._states[state]}; expected {own}")
+        return self._op("shared_attention", [q], [q.width], state=state, heads=heads, kv_heads=kv_heads, head=head, scale=scale, window=window)[0]
+
+    @property
+    def last_state(self) -> int:
+        """The state of the newest operation that has one."""
+        return len(self._states) - 1
+
     def attend(self, q: Rows, *, borrowed_state: int, heads: int, kv_heads: int, head: int, scale: float, window: int = 0) -> Rows:
         """Attention to another program's cache; window > 0: to its last `window` positions."""
         _heads("attend", heads, kv_heads, head)
@@ -222,6 +236,11 @@ class Builder:
         """a's values, then b's."""
         return self._op("concat", [a, b], [a.width + b.width])[0]
 
+    def slice(self, x: Rows, offset: int, width: int) -> Rows:
+        """x's values offset .. offset + width - 1."""
+        _need(0 <= offset and 0 < width <= x.width - offset, f"slice: values {offset} to {offset + width} of a width of {x.width}")
+        return self._op("slice", [x], [width], offset=offset)[0]
+
     def hidden(self, h: Rows) -> None:
         """Marks the rows that a pass hands back."""
         self._op("hidden", [h], [])
@@ -232,6 +251,22 @@ class Builder:
         if isinstance(weight, Scaled):
             h, weight = self.scale(h, weight.factor), weight.weight
         self._op("head", [h], [], weight=weight, softcap=softcap)
+
+    def ordered_head(self, h: Rows, weight: Any, centroids: Any, order: np.ndarray, top: int, softcap: float = 0.0) -> None:
+        """As head, for the tokens of the `top` clusters whose centroids (clusters, h.width) score best; all others are impossible.
+
+        order: all tokens, cluster by cluster, as many in each.
+        """
+        if isinstance(centroids, Scaled):
+            centroids = centroids.weight  # the same order, whatever the factor
+        if isinstance(weight, Scaled):
+            h, weight = self.scale(h, weight.factor), weight.weight
+        for w in (weight, centroids):
+            _need(w.columns == h.width, f"ordered_head: a weight with {w.columns} columns for rows of width {h.width}")
+        _need(0 < top <= centroids.rows, f"ordered_head: {top} of {centroids.rows} clusters")
+        _need(weight.rows % centroids.rows == 0, f"ordered_head: {centroids.rows} clusters do not divide a vocabulary of {weight.rows}")
+        _need(np.array_equal(np.sort(order), np.arange(weight.rows)), f"ordered_head: order does not list each of {weight.rows} tokens once")
+        self._op("ordered_head", [h], [], weight=weight, centroids=centroids, order=[int(i) for i in order], top=top, softcap=softcap)
 
     def _op(self, kind: str, inputs: list[Rows], widths: list[int], **params: Any) -> tuple[Rows, ...]:
         made = tuple(Rows(len(self._widths) + i, width) for i, width in enumerate(widths))

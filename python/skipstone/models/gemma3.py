@@ -12,6 +12,7 @@ from .blocks import HEAD, TABLE, check_heads, head_size, head_weight, is_tied, m
 from .builder import Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
 from .network import MakeProgram, Network, finish
+from .unknown import refuse_unknown
 from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     p = Gemma3.read(Keys(file))
     weights = Weights(file, p.names(), make_weight, NORM_OFFSET)
     no_more_layers(file, p.layers, "block_count" if file.format == "gguf" else "num_hidden_layers")
+    refuse_unknown(file, weights, p.layers)
     b = Builder()
     scale = float(np.sqrt(p.hidden))
     frequencies = {False: rope_frequencies(p.theta, p.head, p.rope_factor), True: rope_frequencies(p.theta_sliding, p.head)}

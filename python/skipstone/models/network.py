@@ -107,12 +107,16 @@ def make_program(file: ModelFile, builder: Builder, make: MakeProgram | None) ->
 
 
 def bytes_per_row(spec: dict[str, Any]) -> int:
-    """Weight bytes that a pass over one row reads: every matrix once, of a mixture's experts those that a row uses, and one row of the embedding table."""
+    """Weight bytes that a pass over one row reads: every matrix once, one row of each embedding table, of a mixture's experts those that a row uses,
+    of an ordered head its open clusters."""
     matrices: dict[int, Any] = {}
     gathered = 0
     for op in spec["ops"]:
         if op["kind"] == "embed":
             gathered += op["weight"].bytes // op["weight"].rows
+        elif op["kind"] == "ordered_head":
+            matrices[id(op["centroids"])] = op["centroids"]
+            gathered += op["weight"].bytes // op["centroids"].rows * op["top"]
         elif op["kind"] == "experts":
             gathered += sum(w.bytes // w.experts * op["used"] for w in (op["gate"], op["up"], op["down"]))
         else:

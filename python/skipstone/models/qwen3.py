@@ -26,6 +26,7 @@ from .builder import Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
 from .mixture import Mixture, feed_forward, has_mixture, sparse_layers
 from .network import MakeProgram, Network, finish
+from .unknown import refuse_unknown
 from .weights import Layer, MakeWeight, Name, Weights, layer, matrix, no_more_layers, norm
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     p = Qwen3.read(Keys(file))
     weights = Weights(file, p.names(), make_weight)
     no_more_layers(file, p.layers, "block_count" if file.format == "gguf" else "num_hidden_layers")
+    refuse_unknown(file, weights, p.layers)
     b, frequencies = Builder(), rope_frequencies(p.theta, p.head, p.rope_factor)
     x = b.embed(weights[TABLE])
     for i, m in enumerate(p.mixtures):

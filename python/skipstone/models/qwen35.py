@@ -33,6 +33,7 @@ from .builder import LARGEST_HEAD, Builder, Rows
 from .keys import LONGEST, MOST_HEADS, MOST_LAYERS, Keys
 from .mixture import Mixture, feed_forward, has_mixture, sparse_layers
 from .network import MakeProgram, Network, finish
+from .unknown import refuse_unknown
 from .weights import Layer, MakeWeight, Name, Weights, gathered, layer, matrix, no_more_layers, norm, vector
 
 if TYPE_CHECKING:
@@ -263,6 +264,7 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
         )
     weights = Weights(file, p.names(), make_weight, NORM_OFFSET)
     no_more_layers(file, p.layers + (p.mtp_layers if file.format == "gguf" else 0), "block_count" if file.format == "gguf" else "num_hidden_layers")
+    refuse_unknown(file, weights, p.layers)
     b, frequencies = Builder(), rope_frequencies(p.theta, p.rotated, p.rope_factor)
     x = b.embed(weights[TABLE])
     for i in range(p.layers):

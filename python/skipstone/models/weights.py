@@ -15,13 +15,14 @@ import numpy as np
 
 from .. import _native
 from ..errors import FileError, ModelError, OutOfMemory, SkipstoneError
+from . import scales
 from .builder import Scaled
 
 if TYPE_CHECKING:
     from ..files import ModelFile, Tensor
 
-# type, rows, columns, bytes or a list of them, one for each expert -> a native Weight or a stand-in for it
-MakeWeight = Callable[[str, int, int, Any], Any]
+# type, rows, columns, bytes or a list of them, one for each expert, maybe scales and their columns -> a native Weight or a stand-in for it
+MakeWeight = Callable[..., Any]
 
 # Where safetensors checkpoints keep the language model: Gemma 4 and Qwen3.5, Gemma 3, text-only, re-saves without a class around it.
 PREFIXES = ("model.language_model.", "language_model.model.", "model.", "")
@@ -42,20 +43,23 @@ COMPANIONS = (
 )
 
 
+INTEGERS: dict[str, Any] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8")}
+
+
 @dataclass(frozen=True)
 class Name:
     """One tensor of a table.
 
     gguf: its name in GGUF and in the description. safetensors: its name there after the prefix, or from a leading "/" on at the
     top of the checkpoint. shape: (rows, columns) of a matrix, else of a vector. kind: "norm" marks the vectors of which some families'
-    safetensors store the difference to 1, "experts" a matrix for each expert of a mixture, (experts, rows, columns). optional: may be absent.
-    source: where the matrix is not a tensor of its own.
+    safetensors store the difference to 1, "integers" vectors of I32 or I64, "experts" a matrix for each expert of a mixture, (experts, rows, columns).
+    optional: may be absent. source: where the matrix is not a tensor of its own.
     """
 
     gguf: str
     safetensors: str
     shape: tuple[int, ...]
-    kind: Literal["matrix", "vector", "norm", "experts"] = "matrix"
+    kind: Literal["matrix", "vector", "norm", "integers", "experts"] = "matrix"
     optional: bool = False
     source: Gathered | Fused | None = None
 
@@ -97,6 +101,10 @@ def vector(gguf: str, safetensors: str, *shape: int) -> Name:
     return Name(gguf, safetensors, shape, "vector")
 
 
+def integers(gguf: str, safetensors: str, length: int) -> Name:
+    return Name(gguf, safetensors, (length,), "integers")
+
+
 def gathered(gguf: str, source: str, safetensors: str, rows: tuple[int, ...], of: int, columns: int) -> Name:
     """Some rows of a larger tensor, whose names are `source` and `safetensors`."""
     return Name(gguf, safetensors, (len(rows), columns), "matrix", source=Gathered(source, rows, of))
@@ -119,7 +127,7 @@ def layer(index: int, names: Iterable[Name], gguf: str = "blk.{}.", safetensors:
 class Weights:
     """The tensors of `file` that `names` lists.
 
-    weights[name] is a native Weight or, of vectors, a float32 array of one dimension. norm_offset: what the family's safetensors leave out of
+    weights[name] is a native Weight or, of vectors, a float32 array of one dimension, of integers an int64 array. norm_offset: what the family's safetensors leave out of
     its norms' weights. ModelError names a tensor that is missing or of the wrong shape or type.
     """
 
@@ -133,6 +141,7 @@ class Weights:
         self._known: set[str] = set()  # tensors found so far
         self._factors: dict[str, float] = {}  # of matrices whose products a tensor beside them scales
         self._beside: set[str] = set()  # those tensors
+        self._scales: dict[str, scales.Scales] = {}  # by the tensor that they belong to
         self._made: dict[str, Any] = {}
         for name in names:  # a table may be longer than the file is; it ends at the first that is missing
             self._check(name)
@@ -143,10 +152,23 @@ class Weights:
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             entry, tensors = self._found[name]
-            self._made[name] = self._matrix(entry, tensors) if entry.kind in ("matrix", "experts") else self._vector(entry, tensors[0])
+            if entry.kind in ("matrix", "experts"):
+                self._made[name] = self._matrix(entry, tensors)
+            elif entry.kind == "integers":
+                self._made[name] = tensors[0].data.view(INTEGERS[tensors[0].type]).astype(np.int64)
+            else:
+                self._made[name] = self._vector(entry, tensors[0])
             if name in self._factors:
                 self._made[name] = Scaled(self._made[name], self._factors[name])
         return self._made[name]
+
+    @property
+    def known(self) -> set[str]:
+        """The tensors of the file that the tables name, and those that belong to them."""
+        return self._known
+
+    def name_in_file(self, name: str) -> str:
+        return self._found[name][1][0].name
 
     def layer(self, index: int) -> Layer:
         return Layer(self, f"blk.{index}.")
@@ -169,7 +191,13 @@ class Weights:
         whole = (name.source.of, name.shape[1]) if name.source is not None else name.shape
         if name.kind == "matrix" and not self._safetensors:
             self._check_factor(name, tensor.name.removesuffix(".weight") + ".scale")
-        self._check_tensor(tensor, whole, exact=name.kind == "matrix" and whole[0] > 1)
+        self._known.add(tensor.name)
+        if name.kind == "integers":
+            self._check_shape(tensor, whole, exact=False)
+            if tensor.type not in INTEGERS:
+                raise ModelError(f"{self._source}: tensor {tensor.name} has type {tensor.type}; expected {' or '.join(INTEGERS)}")
+        else:
+            self._check_tensor(tensor, whole, exact=name.kind == "matrix" and whole[0] > 1, scaled=name.kind == "matrix")
         self._found[name.gguf] = name, [tensor]
 
     def _check_factor(self, name: Name, beside: str) -> None:
@@ -188,14 +216,14 @@ class Weights:
         together = self._prefixed(fused.safetensors) if self._safetensors else [fused.gguf]
         tensor = next((self._file.tensors[c] for c in together if c in self._file.tensors), None)
         if tensor is not None:
-            self._check_tensor(tensor, (count, fused.of, columns))
+            self._check_tensor(tensor, (count, fused.of, columns), scaled=True)
             self._found[name.gguf] = name, [tensor]
             return
         if not self._safetensors:
             if name.gguf not in self._file.tensors:
                 or_fused = f", or {fused.gguf} of shape {(count, fused.of, columns)}" if fused.gguf else ""
                 raise ModelError(f"{self._source}: tensor {name.gguf} is missing; expected shape {name.shape}{or_fused}")
-            self._check_tensor(self._file.tensors[name.gguf], name.shape)
+            self._check_tensor(self._file.tensors[name.gguf], name.shape, scaled=True)
             self._found[name.gguf] = replace(name, source=replace(fused, first=0, of=rows)), [self._file.tensors[name.gguf]]
             return
         spelled = self._prefixed(name.safetensors)
@@ -206,7 +234,7 @@ class Weights:
                 missing = pattern.format(e) if tensors else f"{together[0]} (or {pattern.format(e)} and so on)"
                 shape = (rows, columns) if tensors else (count, fused.of, columns)
                 raise ModelError(f"{self._source}: tensor {missing} is missing; expected shape {shape}, {count} experts")
-            self._check_tensor(one, (rows, columns))
+            self._check_tensor(one, (rows, columns), scaled=True)
             if tensors and one.type != tensors[0].type:
                 raise ModelError(
                     f"{self._source}: tensor {one.name} has type {one.type}; expected {tensors[0].type}, which {tensors[0].name} has: "
@@ -217,22 +245,32 @@ class Weights:
             raise ModelError(f"{self._source}: tensor {pattern.format(count)} exists, but the configuration counts {count} experts; expected none beyond")
         self._found[name.gguf] = name, tensors
 
-    def _check_tensor(self, tensor: Tensor, shape: tuple[int, ...], exact: bool = True) -> None:
+    def _check_shape(self, tensor: Tensor, shape: tuple[int, ...], exact: bool = True) -> None:
         """exact: dimensions of 1 count."""
         found = tuple(int(n) for n in tensor.shape)
         if found != shape if exact else [n for n in found if n != 1] != [n for n in shape if n != 1]:
             raise ModelError(f"{self._source}: tensor {tensor.name} has shape {found}; expected {shape}")
-        if tensor.type not in self._types:
+
+    def _check_tensor(self, tensor: Tensor, shape: tuple[int, ...], exact: bool = True, scaled: bool = False) -> None:
+        """scaled: may have scales beside it."""
+        self._check_shape(tensor, shape, exact)
+        wide = scaled and tensor.type in scales.FLOAT8
+        if tensor.type not in self._types and not wide:
             raise ModelError(
                 f"{self._source}: tensor {tensor.name} has type {tensor.type}, which Skipstone cannot run; expected one of "
                 f"{', '.join(sorted(self._types))}. Convert the file or choose another"
             )
-        if shape[-1] % self._types[tensor.type]:
+        if wide and tensor.data.nbytes != np.prod(shape, dtype=np.int64):
+            raise ModelError(f"{self._source}: tensor {tensor.name} of type {tensor.type} and shape {shape} has {tensor.data.nbytes} bytes")
+        if not wide and shape[-1] % self._types[tensor.type]:
             raise ModelError(
                 f"{self._source}: tensor {tensor.name} of type {tensor.type} has rows of {shape[-1]}; "
                 f"expected a multiple of {self._types[tensor.type]}"
             )
         self._known.add(tensor.name)
+        if scaled and (found := scales.beside(self._file, tensor)) is not None and found.name not in self._known:
+            self._scales[tensor.name] = scales.read(self._file, tensor, found)
+            self._known.add(found.name)
         base = tensor.name.removesuffix(".weight")
         for companion in COMPANIONS:
             if base + companion in self._file.tensors and base + companion not in self._known:  # what the table names comes first
@@ -254,11 +292,33 @@ class Weights:
         tensor = tensors[0]
         rows, columns = name.shape[-2:]
         try:
-            return self._make(tensor.type, rows, columns, _bytes_of(name, tensors))
+            type, data = tensor.type, _bytes_of(name, tensors)
+            if type in scales.FLOAT8:
+                data = [scales.widened(type, d) for d in data] if isinstance(data, list) else scales.widened(type, data)
+                type = "BF16"
+            return self._make(type, rows, columns, data, *self._factors_of(name, tensors))
         except (MemoryError, OutOfMemory):
             raise
         except (SkipstoneError, ValueError, TypeError) as error:
             raise ModelError(f"{self._source}: tensor {tensor.name} of type {tensor.type} and shape {tuple(tensor.shape)}: {error}") from error
+
+    def _factors_of(self, name: Name, tensors: list[Tensor]) -> tuple[np.ndarray, int] | tuple[()]:
+        """Factors of the matrix's rows, and the columns that one is for; nothing where all are 1."""
+        known = [self._scales.get(t.name) for t in tensors]
+        parts = [s for s in known if s is not None]
+        if not parts or all((s.factors == 1).all() for s in parts):
+            return ()
+        if len(parts) < len(known):
+            without = tensors[known.index(None)].name
+            raise ModelError(f"{self._source}: tensor {without} has no scales beside it, other experts of the layer do; expected all or none")
+        if len({s.columns for s in parts}) > 1:
+            raise ModelError(f"{self._source}: tensor {tensors[0].name} and other experts of the layer have scales of different shapes; expected one")
+        factors = np.concatenate([s.factors for s in parts])
+        if isinstance(name.source, Gathered):
+            factors = factors[:, list(name.source.rows)]
+        elif isinstance(name.source, Fused) and len(tensors[0].shape) == 3:
+            factors = factors[:, name.source.first : name.source.first + name.shape[1]]
+        return np.ascontiguousarray(factors).reshape(-1), parts[0].columns
 
     def _vector(self, name: Name, tensor: Tensor) -> np.ndarray:
         try:

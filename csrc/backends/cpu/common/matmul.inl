@@ -306,16 +306,37 @@ template <class L, int GROUPS, int ROWS> static inline void float_tile(const Mat
   for (auto& group : acc) for (Floats& a : group) a = spread(0.0f);
   const uint8_t* w = m.packed + g * m.group_bytes;
   const float* x = c.rows.x + row * c.rows.columns;
-  for (int64_t k = 0; k < m.columns; ++k) {
-    Floats wk[GROUPS];
+  auto add_columns = [&](int64_t from, int64_t to) {
+    for (int64_t k = from; k < to; ++k) {
+      Floats wk[GROUPS];
 #pragma GCC unroll 4
-    for (int i = 0; i < GROUPS; ++i) wk[i] = L::at(w + i * m.group_bytes + group_rows * L::bytes * k);
+      for (int i = 0; i < GROUPS; ++i) wk[i] = L::at(w + i * m.group_bytes + group_rows * L::bytes * k);
 #pragma GCC unroll 4
-    for (int r = 0; r < ROWS; ++r) {
-      const Floats xk = spread(x[r * c.rows.columns + k]);
+      for (int r = 0; r < ROWS; ++r) {
+        const Floats xk = spread(x[r * c.rows.columns + k]);
 #pragma GCC unroll 4
-      for (int i = 0; i < GROUPS; ++i) acc[i][r] = fma(wk[i], xk, acc[i][r]);
+        for (int i = 0; i < GROUPS; ++i) acc[i][r] = fma(wk[i], xk, acc[i][r]);
+      }
     }
+  };
+  const int64_t stretches = scale_stretches(m);
+  if (stretches < 2) {
+    add_columns(0, m.columns);
+  } else {                                         // the sum of each stretch is scaled, then added to those before
+    Floats total[GROUPS][ROWS];
+    for (auto& group : total) for (Floats& t : group) t = spread(0.0f);
+    for (int64_t s = 0; s < stretches; ++s) {
+      add_columns(s * m.scale_columns, (s + 1) * m.scale_columns < m.columns ? (s + 1) * m.scale_columns : m.columns);
+      for (int i = 0; i < GROUPS; ++i) {
+        const Floats factors = load_floats(m.scales + ((g + i) * stretches + s) * group_rows);
+        for (int r = 0; r < ROWS; ++r) {
+          total[i][r] = fma(acc[i][r], factors, total[i][r]);
+          acc[i][r] = spread(0.0f);
+        }
+      }
+    }
+    for (int i = 0; i < GROUPS; ++i)
+      for (int r = 0; r < ROWS; ++r) acc[i][r] = total[i][r];
   }
   for (int i = 0; i < GROUPS; ++i)
     for (int r = 0; r < ROWS; ++r) {
@@ -338,7 +359,7 @@ template <class L> static void matmul_float(const MatmulCall& c) {
   for (; g < c.last; ++g) rows.template operator()<1>(g);
 }
 
-static void matmul(const MatmulCall& c) {
+static void multiply(const MatmulCall& c) {
   switch (c.weight->type->id) {
     case 0: return matmul_float<LoadF32>(c);
     case 1: return matmul_float<LoadF16>(c);
@@ -365,4 +386,13 @@ static void matmul(const MatmulCall& c) {
     case 39: return matmul_packed<UnpackMXFP4>(c);
     case 40: return matmul_packed<UnpackNVFP4>(c);
   }
+}
+
+static void matmul(const MatmulCall& c) {
+  multiply(c);
+  const Matrix& m = *c.weight;
+  if (scale_stretches(m) != 1) return;
+  const int64_t first = c.first * group_rows, count = (m.rows < c.last * group_rows ? m.rows : c.last * group_rows) - first;
+  for (int64_t r = 0; r < c.rows.count; ++r)
+    for (int64_t i = 0; i < count; ++i) c.y[r * c.y_stride + i] *= m.scales[first + i];
 }
