@@ -63,7 +63,7 @@ def test_a_companion_that_does_not_fit_is_told_and_left_alone(tmp_path: Path) ->
     ({"device": "tpu"}, skipstone.DeviceError, "cpu"),
     ({"threads": 0}, skipstone.ArgumentError, "threads"),
     ({"threads": 1.5}, skipstone.ArgumentError, "threads"),
-    ({"kv_type": "q8_0"}, skipstone.ArgumentError, "f16, bf16, f32"),
+    ({"kv_type": "q5_0"}, skipstone.ArgumentError, "f16, bf16, f32, q8_0, q4_0"),
     ({"context": 0}, skipstone.ArgumentError, "context"),
     ({"context": 10**9}, skipstone.ArgumentError, "context"),
 ])

@@ -46,7 +46,9 @@ inline cpu::KvType kv_type_of(const std::string& name) {
   if (name == "f16") return cpu::KvType::f16;
   if (name == "bf16") return cpu::KvType::bf16;
   if (name == "f32") return cpu::KvType::f32;
-  throw ArgumentError("kv_type is '" + name + "'; expected f16, bf16 or f32");
+  if (name == "q8_0") return cpu::KvType::q8_0;
+  if (name == "q4_0") return cpu::KvType::q4_0;
+  throw ArgumentError("kv_type is '" + name + "'; expected f16, bf16, f32, q8_0 or q4_0");
 }
 
 inline TokenArray tokens_of(const py::handle& value) {

@@ -14,9 +14,12 @@ using cpu::chunk_positions;
 KvCache::KvCache(const KvSpec& spec, cpu::KvType type)
     : spec_(spec),
       type_(type),
-      value_bytes_(type == cpu::KvType::f32 ? 4 : 2),
+      row_bytes_(cpu::kv_row_bytes(type, spec.head)),
       // The window (and one more, which Gemma's assistant reads), a whole pass, what may be rolled back, and the chunk being overwritten.
-      ring_(spec.window ? (spec.window + 1 + max_pass_rows + 2 * step_back + chunk_positions - 1) / chunk_positions + 1 : 0) {}
+      ring_(spec.window ? (spec.window + 1 + max_pass_rows + 2 * step_back + chunk_positions - 1) / chunk_positions + 1 : 0) {
+  if (cpu::in_blocks(type) && spec.head % cpu::kv_block_values)
+    throw ArgumentError("kv_type: q8_0 and q4_0 keep blocks of " + std::to_string(cpu::kv_block_values) + " values, and heads of " + std::to_string(spec.head) + " are no multiple of that; expected f16, bf16 or f32");
+}
 
 void KvCache::reserve(int64_t start, int64_t end) {
   for (int64_t c = start / chunk_positions; c * chunk_positions < end; ++c) {
@@ -38,7 +41,7 @@ void* KvCache::at(int64_t position, int64_t kv_head, int which) const {
   int64_t chunk = position / chunk_positions;
   if (ring_) chunk %= ring_;
   const int64_t row = (which * spec_.kv_heads + kv_head) * chunk_positions + position % chunk_positions;
-  return chunks_[static_cast<size_t>(chunk)].get() + row * spec_.head * value_bytes_;
+  return chunks_[static_cast<size_t>(chunk)].get() + row * row_bytes_;
 }
 
 bool KvCache::can_roll_back(int64_t length) const {
@@ -49,7 +52,7 @@ int64_t KvCache::bytes() const { return static_cast<int64_t>(chunks_.size()) * c
 
 int64_t KvCache::kept_from(int64_t length) const { return ring_ ? std::max<int64_t>(0, length - spec_.window - 1 - step_back) : 0; }
 
-int64_t KvCache::block_bytes(int64_t length) const { return 2 * spec_.kv_heads * (length - kept_from(length)) * spec_.head * value_bytes_; }
+int64_t KvCache::block_bytes(int64_t length) const { return 2 * spec_.kv_heads * (length - kept_from(length)) * row_bytes_; }
 
 template <class F>
 void KvCache::each_run(int64_t length, F run) const {
@@ -57,7 +60,7 @@ void KvCache::each_run(int64_t length, F run) const {
     for (int64_t h = 0; h < spec_.kv_heads; ++h)
       for (int64_t p = kept_from(length), n; p < length; p += n) {
         n = std::min(length, (p / chunk_positions + 1) * chunk_positions) - p;
-        run(p, n * spec_.head * value_bytes_, h, which);
+        run(p, n * row_bytes_, h, which);
       }
 }
 

@@ -44,12 +44,12 @@ class KvCache {
 
  private:
   void* at(int64_t position, int64_t kv_head, int which) const;
-  int64_t chunk_bytes() const { return 2 * spec_.kv_heads * chunk_positions * spec_.head * value_bytes_; }
+  int64_t chunk_bytes() const { return 2 * spec_.kv_heads * chunk_positions * row_bytes_; }
   template <class F> void each_run(int64_t length, F run) const;   // run(first position, positions, kv head, which) over what block_bytes counts
   static constexpr int64_t chunk_positions = cpu::chunk_positions;
   KvSpec spec_;
   cpu::KvType type_;
-  int64_t value_bytes_, ring_;                                     // ring_: chunks, or 0 where nothing is dropped
+  int64_t row_bytes_, ring_;                                       // ring_: chunks, or 0 where nothing is dropped
   int64_t high_ = 0;                                               // one past the highest position ever written
   int64_t low_ = 0;                                                // positions before it were never here
   std::vector<std::shared_ptr<uint8_t>> chunks_;                   // a chunk that several caches share is copied before it is written

@@ -12,7 +12,7 @@ PROMPTS = ("class Matrix:\n    def __init__(self, rows", "# parse a date\nimport
 
 
 @cache
-def bundled(name: str, threads: int = 2, drafted: bool = True) -> skipstone.Model:
-    model = skipstone.load(FOLDER / f"{name}.gguf", threads=threads, draft="auto" if drafted else False)
+def bundled(name: str, threads: int = 2, drafted: bool = True, kv_type: str = "f16") -> skipstone.Model:
+    model = skipstone.load(FOLDER / f"{name}.gguf", threads=threads, draft="auto" if drafted else False, kv_type=kv_type)
     assert (model.drafter is not None) == drafted
     return model

@@ -18,9 +18,9 @@ def single_rows(model: skipstone.Model, context: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_any_number_of_rows(name: str, context: int) -> None:
-    model = bundled(name)
+@pytest.mark.parametrize(("kv_type", "context"), [("f16", c) for c in CONTEXTS] + [("q8_0", 255), ("q8_0", 700), ("q4_0", 40), ("q4_0", 700)])
+def test_any_number_of_rows(name: str, kv_type: str, context: int) -> None:
+    model = bundled(name, kv_type=kv_type)
     expected = single_rows(model, context)
     session = model.session()
     session.forward(TEXT[:context], logits=None)
@@ -31,9 +31,9 @@ def test_any_number_of_rows(name: str, context: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", range(4))
-def test_any_cut_of_the_prompt(name: str, seed: int) -> None:
-    model, random = bundled(name), np.random.default_rng(seed)
+@pytest.mark.parametrize(("kv_type", "seed"), [*(("f16", s) for s in range(4)), ("q8_0", 4), ("q4_0", 5)])
+def test_any_cut_of_the_prompt(name: str, kv_type: str, seed: int) -> None:
+    model, random = bundled(name, kv_type=kv_type), np.random.default_rng(seed)
     expected = single_rows(model, 700)
     session, at = model.session(), 0
     while at < 700:
@@ -45,8 +45,9 @@ def test_any_cut_of_the_prompt(name: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_company(name: str) -> None:
-    model = bundled(name)
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+def test_any_company(name: str, kv_type: str) -> None:
+    model = bundled(name, kv_type=kv_type)
     expected = {context: single_rows(model, context) for context in CONTEXTS}
     sessions = {context: model.session() for context in CONTEXTS}
     for context, session in sessions.items():
@@ -59,9 +60,10 @@ def test_any_company(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_any_way_back(name: str) -> None:
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+def test_any_way_back(name: str, kv_type: str) -> None:
     """Drafts rejected, a text given up far back, and read again: as if it had not happened."""
-    model = bundled(name)
+    model = bundled(name, kv_type=kv_type)
     expected = single_rows(model, 255)
     session = model.session()
     session.forward(TEXT[:800], logits=None)

@@ -36,6 +36,17 @@ def test_the_same_text_whatever_is_drafted(name: str, way: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_the_same_text_with_quantized_caches(name: str, kv_type: str) -> None:
+    model = bundled(name, kv_type=kv_type)
+    for seed, (prompt, way) in enumerate(zip(PROMPTS, WAYS)):
+        plain = model.generate(prompt, max_tokens=40, seed=seed, draft_tokens=0, **way)
+        for length in (1, 3, 8, "auto"):
+            drafted = model.generate(prompt, max_tokens=40, seed=seed, draft_tokens=length, **way)
+            assert (drafted.tokens, drafted.text) == (plain.tokens, plain.text), (seed, length)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_stop_in_the_middle_of_a_block_cuts_at_the_same_place(name: str) -> None:
     model = bundled(name)
     for prompt in PROMPTS[:3]:

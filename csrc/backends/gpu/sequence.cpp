@@ -11,6 +11,7 @@ int64_t kv_ring(const KvSpec& spec) {
 }
 
 GpuSequence::GpuSequence(std::shared_ptr<Driver> driver, const std::vector<StateSpec>& specs, cpu::KvType type) : driver_(std::move(driver)), specs_(specs), type_(type) {
+  if (cpu::in_blocks(type)) throw ArgumentError("kv_type: caches in q8_0 and q4_0 cannot be kept on a card yet; expected f16, bf16 or f32");
   for (const StateSpec& s : specs_) {
     delta_offset_.push_back(delta_floats_);
     if (s.delta) delta_floats_ += delta_floats(s.delta->value_heads, s.delta->head, s.delta->channels);

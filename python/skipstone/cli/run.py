@@ -39,7 +39,7 @@ def command(
     stop: Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")] = None,
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
-    kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16 or f32.")] = "f16",
+    kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of streaming.")] = False,
 ) -> None:

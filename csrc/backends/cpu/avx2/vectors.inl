@@ -76,6 +76,13 @@ static inline f32x8 load_i8(const int8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
+static inline f32x8 eight_low_nibbles(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))), _mm256_set1_epi32(15)));
+}
+static inline f32x8 eight_high_nibbles(const uint8_t* p) {
+  return _mm256_cvtepi32_ps(_mm256_srli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))), 4));
+}
+
 static inline i32x8 zero() { return _mm256_setzero_si256(); }
 static inline i32x8 broadcast_int(int32_t a) { return _mm256_set1_epi32(a); }
 static inline i32x8 add(i32x8 a, i32x8 b) { return _mm256_add_epi32(a, b); }

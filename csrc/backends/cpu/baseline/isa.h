@@ -58,6 +58,8 @@ static inline void store_f16(uint16_t* p, f32x8 a) { EACH_LANE p[i] = formats::f
 static inline void store_bf16(uint16_t* p, f32x8 a) { EACH_LANE p[i] = formats::f32_to_bf16(a.lane[i]); }
 static inline f32x8 load_u8(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i]; return r; }
 static inline f32x8 load_i8(const int8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i]; return r; }
+static inline f32x8 eight_low_nibbles(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i] & 15; return r; }
+static inline f32x8 eight_high_nibbles(const uint8_t* p) { f32x8 r; EACH_LANE r.lane[i] = p[i] >> 4; return r; }
 
 static inline i32x8 zero() { return i32x8{}; }
 static inline i32x8 broadcast_int(int32_t a) { i32x8 r; EACH_LANE r.lane[i] = a; return r; }

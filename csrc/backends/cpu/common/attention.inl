@@ -9,6 +9,33 @@ static inline f32x8 load_cached(const Half* p) { return load_f16(&p->bits); }
 struct Brain { uint16_t bits; };
 static inline f32x8 load_cached(const Brain* p) { return load_bf16(&p->bits); }
 
+// Blocks of 32 values, which are widened for any number of queries.
+struct EightBits { uint16_t scale; int8_t q[32]; };
+struct FourBits { uint16_t scale; uint8_t q[16]; };             // q - 8; the low halves come first
+template <class T> static constexpr int64_t cached_together = 1;
+template <> constexpr int64_t cached_together<EightBits> = kv_block_values;
+template <> constexpr int64_t cached_together<FourBits> = kv_block_values;
+
+static inline f32x8 spread_half(uint16_t bits) {
+  const uint16_t eight[8] = {bits, bits, bits, bits, bits, bits, bits, bits};
+  return load_f16(eight);
+}
+static inline void widen(const EightBits* block, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i += kv_block_values, ++block) {
+    const f32x8 d = spread_half(block->scale);
+    for (int j = 0; j < 4; ++j) store(to + i + 8 * j, mul(load_i8(block->q + 8 * j), d));
+  }
+}
+static inline void widen(const FourBits* block, int64_t n, float* to) {
+  const f32x8 eight = broadcast(8.0f);
+  for (int64_t i = 0; i < n; i += kv_block_values, ++block) {
+    const f32x8 d = spread_half(block->scale);
+    for (int j = 0; j < 2; ++j) {
+      store(to + i + 8 * j, mul(sub(eight_low_nibbles(block->q + 8 * j), eight), d));
+      store(to + i + 16 + 8 * j, mul(sub(eight_high_nibbles(block->q + 8 * j), eight), d));
+    }
+  }
+}
 template <class T> static inline void widen(const T* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; i += 8) store(to + i, load_cached(from + i));
 }
@@ -92,7 +119,7 @@ static inline void weigh(float* s, int32_t first, int32_t last, float* largest, 
 
 template <class T> static inline void attend_to(const AttentionCall& c, const T* keys, const T* values) {
   const int64_t head = c.head;
-  const bool as_it_is = c.queries <= 2;
+  [[maybe_unused]] const bool as_it_is = c.queries <= 2;
   float* block = c.scratch + c.queries * chunk_positions;
   int32_t low = chunk_positions, high = 0;
   for (int64_t i = 0; i < c.queries; ++i) {
@@ -115,11 +142,12 @@ template <class T> static inline void attend_to(const AttentionCall& c, const T*
       }
   };
   for (int64_t start = low / 32 * 32; start < high; start += 32) {
-    if (as_it_is) {
-      score(keys + start * head, start);
-      continue;
-    }
-    widen(keys + start * head, 32 * head, block);
+    if constexpr (cached_together<T> == 1)
+      if (as_it_is) {
+        score(keys + start * head, start);
+        continue;
+      }
+    widen(keys + start * head / cached_together<T>, 32 * head, block);
     score(block, start);
   }
   for (int64_t i = 0; i < c.queries; ++i) {
@@ -147,11 +175,12 @@ template <class T> static inline void attend_to(const AttentionCall& c, const T*
     }
   };
   for (int64_t start = low / 32 * 32; start < high; start += 32) {
-    if (as_it_is) {
-      sum_up(values + start * head, start);
-      continue;
-    }
-    widen(values + start * head, 32 * head, block);
+    if constexpr (cached_together<T> == 1)
+      if (as_it_is) {
+        sum_up(values + start * head, start);
+        continue;
+      }
+    widen(values + start * head / cached_together<T>, 32 * head, block);
     sum_up(block, start);
   }
 }
@@ -161,6 +190,8 @@ static void attention_chunk(const AttentionCall& c) {
     case KvType::f16: return attend_to(c, static_cast<const Half*>(c.keys), static_cast<const Half*>(c.values));
     case KvType::bf16: return attend_to(c, static_cast<const Brain*>(c.keys), static_cast<const Brain*>(c.values));
     case KvType::f32: return attend_to(c, static_cast<const float*>(c.keys), static_cast<const float*>(c.values));
+    case KvType::q8_0: return attend_to(c, static_cast<const EightBits*>(c.keys), static_cast<const EightBits*>(c.values));
+    case KvType::q4_0: return attend_to(c, static_cast<const FourBits*>(c.keys), static_cast<const FourBits*>(c.values));
   }
 }
 

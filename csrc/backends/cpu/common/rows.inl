@@ -100,7 +100,38 @@ static void quantize(const float* x, int64_t n, QuantizedRow out) {
   }
 }
 
+// Blocks of 32 as GGUF has them: a scale in half precision, and q = x / scale rounded half to even. Q4_0's scale is that at which the value of
+// largest magnitude is -8.
+static void store_kv_blocks(const float* x, uint8_t* out, KvType type, int64_t n) {
+  for (int64_t b = 0; b < n; b += kv_block_values, x += kv_block_values) {
+    f32x8 v[4];
+    for (int i = 0; i < 4; ++i) v[i] = load(x + 8 * i);
+    const float above = max_lane(max(max(v[0], v[1]), max(v[2], v[3]))), below = max_lane(max(max(sub(broadcast(0.0f), v[0]), sub(broadcast(0.0f), v[1])), max(sub(broadcast(0.0f), v[2]), sub(broadcast(0.0f), v[3]))));
+    const float largest = above > below ? above : below, most = 65504.0f;
+    float d = type == KvType::q8_0 ? largest / 127.0f : (above > below ? above : -below) / -8.0f;
+    d = d > most ? most : d < -most ? -most : d;
+    uint16_t bits[8];
+    store_f16(bits, broadcast(d));
+    d = lane0(load_f16(bits));
+    const f32x8 inverse = broadcast(d == 0.0f ? 0.0f : 1.0f / d);
+    __builtin_memcpy(out, bits, 2);
+    out += 2;
+    if (type == KvType::q8_0) {
+      for (int i = 0; i < 4; ++i) v[i] = max(min(round_even(mul(v[i], inverse)), broadcast(127.0f)), broadcast(-127.0f));
+      store_i8(reinterpret_cast<int8_t*>(out), v);
+      out += 32;
+    } else {
+      for (int i = 0; i < 4; ++i) v[i] = max(min(add(round_even(mul(v[i], inverse)), broadcast(8.0f)), broadcast(15.0f)), broadcast(0.0f));
+      int8_t q[32];
+      store_i8(q, v);
+      for (int i = 0; i < 16; ++i) out[i] = static_cast<uint8_t>(q[i] | q[i + 16] << 4);
+      out += 16;
+    }
+  }
+}
+
 static void store_kv(const float* x, void* out, KvType type, int64_t n) {
+  if (in_blocks(type)) return store_kv_blocks(x, static_cast<uint8_t*>(out), type, n);
   for (int64_t i = 0; i < n; i += 8) {
     f32x8 v = load(x + i);
     if (type == KvType::f16) store_f16(static_cast<uint16_t*>(out) + i, v);

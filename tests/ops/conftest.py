@@ -1,0 +1,6 @@
+"""The oracles are a folder beside this one."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
