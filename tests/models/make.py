@@ -195,6 +195,8 @@ def qwen3(seed: int = 0, tied: bool = False, orthrus: bool = False) -> Tiny:
         if orthrus:
             for part, rows in (("q", heads * d), ("k", kv * d), ("v", kv * d)):
                 made.matrix(hf + f"self_attn.{part}_proj_diff.weight", "", rows, H)
+            for part in ("q", "k"):
+                made.norm(hf + f"self_attn.{part}_norm_diff.weight", "", d)
     return made
 
 

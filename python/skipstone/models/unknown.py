@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HARMLESS = {
     "safetensors": re.compile(
         r"(^|\.)(vision_tower|audio_tower|embed_vision|embed_audio|vision_embedder|audio_embedder|multi_modal_projector|visual|vision_model|audio_model|mtp)\."
-        r"|(^|\.)lm_head\.weight$|\.rotary_emb\.inv_freq$|_proj_diff\.weight$|^masked_embedding\."
+        r"|(^|\.)lm_head\.weight$|(^|\.)rotary_emb\.inv_freq$|_(proj|norm)_diff\.weight$|^masked_embedding\."
     ),
     "gguf": re.compile(r"^(v|a|mm|mtp)\.|(^|\.)nextn\.|^rope_(freqs|factors_long|factors_short)\.weight$|^output\.weight$"),
 }
