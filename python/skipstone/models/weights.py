@@ -296,6 +296,8 @@ class Weights:
             if type in scales.FLOAT8:
                 data = [scales.widened(type, d) for d in data] if isinstance(data, list) else scales.widened(type, data)
                 type = "BF16"
+                for t in tensors:
+                    _native.check_mapped(t.data)
             return self._make(type, rows, columns, data, *self._factors_of(name, tensors))
         except (MemoryError, OutOfMemory):
             raise
