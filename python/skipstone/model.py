@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack, overload
@@ -15,7 +15,7 @@ from .decode.loop import pieces
 from .decode.options import Options, OptionsDict
 from .decode.session import Session, token_ids
 from .errors import ArgumentError
-from .results import LoadStats, Piece, Result
+from .results import ChatPiece, ChatPrompt, ChatResult, LoadStats, Piece, Result
 
 if TYPE_CHECKING:
     from .drafters.base import Drafter
@@ -28,17 +28,20 @@ class Model:
     name: the file's or folder's. architecture: as the file names it. vocab_size: rows of the output head, the width of logits;
     hidden_width: of hidden states. context_length: most tokens of a text. config: the model's configuration as read from the
     file. tokenizer: encode(text, special=False) and decode(ids); None where the file has none. drafter: None where it has none.
-    bytes: of weights that a pass reads. load_stats: what loading took.
+    bytes: of weights that a pass reads. load_stats: what loading took. sampling: options that the model's files suggest, to be
+    given as **model.sampling.
     """
 
     def __init__(self, *, path: Path, architecture: str, config: dict[str, Any], program: Any, bytes: int, context_length: int,
                  tokenizer: Tokenizer | None, drafter: Drafter | None, device: str, threads: int, kv_type: str,
-                 load_stats: LoadStats | None = None, identify: Callable[[], str] | None = None) -> None:
+                 load_stats: LoadStats | None = None, sampling: dict[str, Any] | None = None,
+                 identify: Callable[[], str] | None = None) -> None:
         self.path, self.name, self.architecture, self.config = path, path.stem if path.is_file() else path.name, architecture, config
         self.program, self.bytes = program, bytes
         self.vocab_size, self.hidden_width, self.context_length = int(program.vocabulary), int(program.hidden_width), context_length
         self.tokenizer, self.drafter = tokenizer, drafter
         self.device, self.threads, self.kv_type, self.load_stats = device, threads, kv_type, load_stats
+        self.sampling = sampling or {}
         self._identify = identify or (lambda: f"{self.architecture} {self.path}")
         self._costs, self._shared_costs = Costs(), Costs()   # of passes over one text, and over several
         self._acceptance = Acceptance(memory=0.995)
@@ -116,6 +119,51 @@ class Model:
         """The same for a text of a batch."""
         drafts = options.draft_tokens if drafter else 0
         return SharedLength(self._acceptance) if drafts == "auto" else FixedLength(drafts)
+
+    def chat(self, messages: str | Sequence[Mapping[str, Any] | ChatResult], tools: Iterable[Mapping[str, Any]] | None = None,
+             enable_thinking: bool | None = None, *, template_variables: Mapping[str, Any] | None = None, chat_template: str | None = None,
+             session: Session | None = None, **options: Unpack[OptionsDict]) -> ChatResult:
+        """The answer to a conversation, by the chat template of the model's file.
+
+        messages            dicts with role ("system", "user", "assistant", "tool") and content (a text, or a list of
+                            {"type": "text", "text": ...}); an answer's `message`, or the answer itself, may stand among them.
+                            A text alone is one user message. What a message says never becomes a special token.
+        tools               functions the model may call: {"name", "description", "parameters": a JSON schema}, also inside
+                            {"type": "function", "function": ...}
+        enable_thinking     whether the model reasons first, where its template knows that; None: as the template has it
+        template_variables  other variables of the template, such as {"preserve_thinking": True}
+        chat_template       another template (Jinja, as transformers reads it) in place of the file's
+        session             one of this model's that is kept between calls: what a prompt has in common with the one before it
+                            is not read again. The answer is the same with and without
+        options             as for generate; max_tokens is 2048 if not given
+
+        The result has text, reasoning, tool_calls and message. Templates run apart, with half a second and 64 MiB. ArgumentError
+        for what is wrong with the messages, and where the template refuses them; FileError for what is wrong with the template.
+        """
+        pieces = list(self.chat_stream(messages, tools, enable_thinking, template_variables=template_variables, chat_template=chat_template,
+                                       session=session, **options))
+        last = pieces[-1]
+        assert last.finish_reason is not None and last.stats is not None
+        return ChatResult("".join(p.text for p in pieces), "".join(p.reasoning for p in pieces), [c for p in pieces for c in p.tool_calls],
+                          [t for p in pieces for t in p.tokens], last.finish_reason, last.stats)
+
+    def chat_stream(self, messages: str | Sequence[Mapping[str, Any] | ChatResult], tools: Iterable[Mapping[str, Any]] | None = None,
+                    enable_thinking: bool | None = None, *, template_variables: Mapping[str, Any] | None = None, chat_template: str | None = None,
+                    session: Session | None = None, **options: Unpack[OptionsDict]) -> Iterator[ChatPiece]:
+        """As chat, in pieces as they come; the last piece has finish_reason and stats. Arguments are checked at once."""
+        from .chat.conversation import chat_pieces
+
+        return chat_pieces(self, messages, tools, enable_thinking, template_variables=template_variables, chat_template=chat_template,
+                           session=session, **options)
+
+    def chat_prompt(self, messages: str | Sequence[Mapping[str, Any] | ChatResult], tools: Iterable[Mapping[str, Any]] | None = None,
+                    enable_thinking: bool | None = None, *, template_variables: Mapping[str, Any] | None = None,
+                    chat_template: str | None = None) -> ChatPrompt:
+        """What chat lets the model read: `.text`, rendered up to where the answer begins, and `.ids`, its tokens, for generate and
+        sessions. Arguments and errors as for chat."""
+        from .chat.conversation import chat_prompt
+
+        return chat_prompt(self, messages, tools, enable_thinking, template_variables, chat_template)
 
     def _prompt(self, prompt: str | Iterable[int]) -> np.ndarray:
         if isinstance(prompt, str):

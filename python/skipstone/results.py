@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from .chat.answer import ToolCall
 from .decode.stats import Stats
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -54,6 +55,59 @@ class Result:
         return cls("".join(p.text for p in given), [t for p in given for t in p.tokens], last.finish_reason, last.stats,
                    [x for p in given for x in p.logprobs or ()] if with_logprobs else None,
                    [x for p in given for x in p.top_logprobs or ()] if with_logprobs else None)
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as the model reads it. text: rendered, for people; ids: its tokens; thinking: it ends inside of reasoning, with
+    which the answer then begins. Encoding text anew would give other ids where a message spells a special token.
+    """
+
+    text: str
+    ids: list[int]
+    thinking: bool
+
+
+@dataclass(frozen=True)
+class ChatPiece:
+    """A part of a streamed answer: what became certain since the part before it.
+
+    text, reasoning: more of each. tool_calls: those that became complete. tokens: the ids chosen since the part before. The last
+    part has a finish_reason and stats.
+    """
+
+    text: str
+    reasoning: str
+    tool_calls: list[ToolCall]
+    tokens: list[int]
+    finish_reason: FinishReason | None = None
+    stats: Stats | None = None
+
+
+@dataclass(frozen=True)
+class ChatResult:
+    """An answer.
+
+    text: for the user, without reasoning, tool calls and their marks. reasoning: what the model wrote while thinking. tool_calls:
+    each with name, arguments (a dict) and id. tokens, finish_reason, stats: as in Result.
+    """
+
+    text: str
+    reasoning: str
+    tool_calls: list[ToolCall]
+    tokens: list[int]
+    finish_reason: FinishReason
+    stats: Stats
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as a message, to be put after the others before the next question."""
+        made: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.reasoning:
+            made["reasoning_content"] = self.reasoning
+        if self.tool_calls:
+            made["tool_calls"] = [call.message for call in self.tool_calls]
+        return made
 
 
 @dataclass(frozen=True)

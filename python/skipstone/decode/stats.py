@@ -36,6 +36,7 @@ class Stats:
 
     @property
     def prompt_tokens_per_second(self) -> float:
+        """Tokens of the prompt read a second."""
         return self.prompt_tokens / self.prompt_seconds if self.prompt_seconds else 0.0
 
     @property
@@ -47,6 +48,7 @@ class Stats:
 
     @property
     def tokens_per_pass(self) -> float:
+        """Tokens written by a pass on the average; the first token belongs to the prompt."""
         return max(0, self.tokens - 1) / self.passes if self.passes else 0.0
 
     @property

@@ -30,6 +30,17 @@ def read_vocabulary(model_file: ModelFile) -> Vocabulary | None:
     return _Reader(model_file).vocabulary()
 
 
+def read_ends(model_file: ModelFile) -> Vocabulary | None:
+    """As read_vocabulary, but only what begins and ends a text, and the template: without the merges, which take most of the time."""
+    reader = _Reader(model_file)
+    if reader.value("tokenizer.ggml.model", str) in (None, "none", "no_vocab"):
+        return None
+    reader.read_tokens()
+    vocabulary = Vocabulary(reader.file, models.BPE(), None, None, [], [], dict(enumerate(reader.tokens)))
+    reader.describe(vocabulary, reader.value("tokenizer.ggml.model", str))
+    return vocabulary
+
+
 class _Reader:
     def __init__(self, model_file: ModelFile) -> None:
         self.file = shown(model_file.name)
@@ -159,7 +170,7 @@ class _Reader:
         for i, kind in enumerate(self.kinds):
             if kind in (UNKNOWN, CONTROL, USER_DEFINED):
                 text = self.tokens[i]
-                hidden = kind != USER_DEFINED and text not in markers.SHOWN
+                hidden = kind != USER_DEFINED and text not in markers.VISIBLE
                 added.append(Added(i, AddedToken(text, normalized=False), kind == USER_DEFINED and not markers.is_marker(text)))
                 pieces[i] = b"" if hidden else text.encode()
                 if hidden:
@@ -180,6 +191,7 @@ class _Reader:
         ends = [self.ids[text] for text in markers.ENDS if text in self.ids and self.kinds[self.ids[text]] == CONTROL]
         if kind == "gemma4" and "<|tool_response>" in self.ids:
             ends.append(self.ids["<|tool_response>"])       # here the tool answers, not the model
+        vocabulary.eos_id = named[0]
         vocabulary.eos_ids = {i for i in named + ends if i is not None}
         if "tokenizer.ggml.suppress_tokens" in self.keys:
             vocabulary.suppressed = set(self.array("tokenizer.ggml.suppress_tokens", int))

@@ -43,6 +43,24 @@ def read_vocabulary(model_file: ModelFile) -> Vocabulary | None:
     return vocabulary
 
 
+def read_ends(model_file: ModelFile) -> Vocabulary | None:
+    """As read_vocabulary, but only what begins and ends a text, and the template: without the merges, which take most of the time."""
+    folder = model_file.path if model_file.path.is_dir() else model_file.path.parent
+    if not (folder / FILE).exists():
+        return None
+    reader = _Reader(read_json(folder / FILE, TOKENIZER_LIMIT, TOKENIZER_VALUES), model_file)
+    reader.read_tokens(_get(_get(reader.tree, "model", dict, {}), "vocab", dict, {}, "model"))
+    reader.read_added(_get(reader.tree, "added_tokens", list, []))
+    ids = reader.ids | {token.content: i for i, token in reader.added.items()}
+    special = {i: token.content for i, token in reader.added.items() if token.special and token.content not in markers.VISIBLE}
+    notes = read_json(folder / "tokenizer_config.json", CONFIG_LIMIT) if (folder / "tokenizer_config.json").exists() else {}
+    vocabulary = Vocabulary(FILE, models.BPE(), None, None, [b""] * (max(ids.values()) + 1), [], special)
+    _describe(vocabulary, ids, notes, model_file)
+    vocabulary.spelled = {i: token for token, i in ids.items()}
+    vocabulary.chat_template = _template(folder, notes)
+    return vocabulary
+
+
 def _wrong(what: str, found: Any, expected: str, file: str = FILE) -> FileError:
     return FileError(f"{file}: {what} is {shown_value(found)}; expected {expected}")
 
@@ -110,7 +128,7 @@ class _Reader:
             text = token.content
             content = not token.special and not markers.is_marker(text) and not (text == "</s>" and self.architecture.startswith("gemma3"))
             added.append(Added(i, token, content))
-            hidden = token.special and text not in markers.SHOWN
+            hidden = token.special and text not in markers.VISIBLE
             pieces[i] = b"" if hidden else text.encode() if byte_level else text.replace("\u2581", " ").encode()
             if hidden:
                 spelled[i] = text
@@ -271,7 +289,8 @@ def _describe(vocabulary: Vocabulary, ids: dict[str, int], notes: dict[str, Any]
         vocabulary.eos_ids.update(_ids(keys, "eos_token_id", file, limit))
         vocabulary.suppressed.update(_ids(keys, "suppress_tokens", file, limit))
     control = set(vocabulary.spelled.values())
-    ends = [_named(notes, "eos_token", ids)] + [ids[text] for text in markers.ENDS if text in control]
+    vocabulary.eos_id = _named(notes, "eos_token", ids)
+    ends = [vocabulary.eos_id] + [ids[text] for text in markers.ENDS if text in control]
     if model_file.architecture.startswith("gemma4") and "<|tool_response>" in ids:
         ends.append(ids["<|tool_response>"])        # here the tool answers, not the model
     vocabulary.eos_ids.update(i for i in ends if i is not None)

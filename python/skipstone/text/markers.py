@@ -8,6 +8,9 @@ ENDS = ("<|im_end|>", "<|endoftext|>", "<turn|>", "<end_of_turn>", "<eos>", "</s
 # needs to see them either way.
 SHOWN = frozenset(("<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>'))
 
+# Those and Qwen's, which some files call special too.
+VISIBLE = SHOWN | frozenset(("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"))
+
 # Matched as one token even where a file gives them no special type.
 KNOWN = SHOWN | frozenset((
     "<|turn>", "<turn|>", "<|think|>", "<|tool>", "<tool|>", "<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>",

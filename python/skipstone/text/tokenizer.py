@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ArgumentError, FileError, OutOfMemory
@@ -9,26 +10,28 @@ from ..files import ModelFile
 from ..files.messages import shown
 from . import from_gguf, from_json
 from ._detokenize import Detokenizer, decode
-from .vocabulary import Encoder, Vocabulary
+from .vocabulary import Encoder, MarkerFinder, Vocabulary
 
 
 class Tokenizer:
     """The tokenizer of a model.
 
     vocab_size: ids that have a token (the model may have more rows). bos_id: the token before a text, or None; add_bos:
-    whether the model wants it. eos_ids: the tokens that end a text, from all the files that name some. suppressed: tokens
-    that must not be generated. chat_template: the file's template, Jinja, or None.
+    whether the model wants it. eos_ids: the tokens that end a text, from all the files that name some; eos_id: the one that
+    chat templates know as eos_token, or None. suppressed: tokens that must not be generated. chat_template: the file's template, Jinja, or None.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._content = Encoder(vocabulary, [a for a in vocabulary.added if a.content])
         self._full = Encoder(vocabulary, vocabulary.added)
+        self._markers = MarkerFinder(vocabulary.added)
         self._pieces = vocabulary.pieces
         self._spelled = vocabulary.spelled
         self._all_pieces: list[bytes] | None = None
         self.vocab_size = len(vocabulary.pieces)
         self.bos_id = vocabulary.bos_id
         self.add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
+        self.eos_id = vocabulary.eos_id
         self.eos_ids = frozenset(vocabulary.eos_ids)
         self.suppressed = frozenset(vocabulary.suppressed)
         self.chat_template = vocabulary.chat_template
@@ -52,6 +55,23 @@ class Tokenizer:
         if not special:
             return self._content.encode(text)
         ids = self._full.encode(text)
+        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
+            ids.insert(0, self.bos_id)
+        return ids
+
+    def encode_marked(self, text: str, own: Iterable[tuple[int, int]]) -> list[int]:
+        """The ids of a rendered conversation: control tokens and marks of structure only where the template wrote them itself.
+
+        own: (start, end) of the runs of characters that are the template's, in order. The same as encode(text, special=True)
+        where no message spells such a token. Raises ArgumentError for what is no Unicode text.
+        """
+        ids: list[int] = []
+        at = 0
+        for start, end, id in self._markers.find(text, own):
+            ids += self.encode(text[at:start]) if start > at else []
+            ids.append(id)
+            at = end
+        ids += self.encode(text[at:]) if at < len(text) else []
         if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
@@ -86,6 +106,24 @@ class Tokenizer:
                 pieces[i] = text.encode()
             self._all_pieces = pieces
         return self._all_pieces
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What can be told of a tokenizer without building it. tokens: how many there are; stops: spelling of each end of a text, by id."""
+
+    tokens: int
+    stops: dict[int, str]
+    chat_template: str | None
+
+
+def read_ends(model_file: ModelFile) -> Ends | None:
+    """The ends of an opened model's texts, as its Tokenizer would have them; None where its files have no tokenizer. Raises FileError."""
+    read = from_gguf.read_ends if model_file.format == "gguf" else from_json.read_ends
+    vocabulary = read(model_file)
+    if vocabulary is None:
+        return None
+    return Ends(len(vocabulary.spelled), {i: vocabulary.spelled.get(i, "") for i in sorted(vocabulary.eos_ids)}, vocabulary.chat_template)
 
 
 def load_tokenizer(model_file: ModelFile) -> Tokenizer | None:

@@ -38,6 +38,7 @@ class Vocabulary:
     spelled: dict[int, str]
     bos_id: int | None = None
     add_bos: bool = False
+    eos_id: int | None = None               # the one that templates know by name
     eos_ids: set[int] = field(default_factory=set)
     suppressed: set[int] = field(default_factory=set)
     chat_template: str | None = None
@@ -62,6 +63,43 @@ class Encoder:
         with library_errors(self.where):
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [self._ids.get(id, id) for id in ids] if self._ids else ids
+
+
+class MarkerFinder:
+    """Finds the added tokens that content may not become, in text of which only parts may hold them."""
+
+    def __init__(self, added: Iterable[Added]) -> None:
+        self._tokens = {a.token.content: a for a in added if not a.content and a.token.content}
+        self._lengths = sorted({len(text) for text in self._tokens}, reverse=True)
+        self._starts = re.compile("|".join(map(re.escape, sorted({text[0] for text in self._tokens}))) or "(?!)")
+
+    def find(self, text: str, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+        """(start, end, id) of each, the first and longest first, whole in one of the runs (start, end) of `text`, which are in order."""
+        for begin, end in runs:
+            at = begin
+            while match := self._starts.search(text, at, end):
+                at = match.start()
+                found = self._longest(text, at, end)
+                if found is None:
+                    at += 1
+                    continue
+                start, stop, token = at, at + len(found.token.content), found.token
+                while token.lstrip and start > begin and text[start - 1].isspace():
+                    start -= 1
+                while token.rstrip and stop < end and text[stop].isspace():
+                    stop += 1
+                yield start, stop, found.id
+                at = begin = stop
+
+    def _longest(self, text: str, at: int, end: int) -> Added | None:
+        for length in self._lengths:
+            found = self._tokens.get(text[at:at + length]) if at + length <= end else None
+            if found is None:
+                continue
+            around = text[at - 1:at] + text[at + length:at + length + 1] if at else text[length:length + 1]
+            if not (found.token.single_word and any(letter.isalnum() or letter == "_" for letter in around)):
+                return found
+        return None
 
 
 @contextmanager
