@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import _native
 from .decode.options import integer
+from .decode.suggested import suggested_sampling
 from .drafters.gemma4_assistant import Gemma4AssistantDrafter
 from .drafters.mtp import MtpDrafter
 from .errors import ArgumentError, DeviceError, FileError
 from .files import open_model
+from .files.hub import resolve
 from .files.identity import identity
 from .files.random_model import PREFIX
 from .files.shapes import SHAPES
@@ -54,7 +56,8 @@ def devices() -> list[Device]:
 def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.PathLike[str] = "auto", device: str = "auto",
          threads: int | None = None, kv_type: str = "f16", context: int | None = None) -> Model:
     """Opens a model: a .gguf file (or the first of several), a folder with config.json and safetensors, or "random:SHAPE" or
-    "random:SHAPE:TYPE": random weights in a released model's shape ("random:qwen3-8b:Q8_0"), to measure speed with.
+    "random:SHAPE:TYPE": random weights in a released model's shape ("random:qwen3-8b:Q8_0"), to measure speed with. A name of the
+    Hugging Face hub, org/repo or org/repo:QUANT, is one too; its files are downloaded when they are not there yet.
 
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
               a path: that drafter, which must fit; False: none
@@ -74,7 +77,7 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
         raise ArgumentError(f"draft: {draft!r}; expected 'auto', a path or False")
 
     start = time.perf_counter()
-    file = open_model(path)
+    file = open_model(resolve(path))
     text = _Text(file, make or _native.Program)
     network = build_network(file, program=text.first)
     _check_kv_type(kv_type, file, network, device)
@@ -88,14 +91,15 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
     if draft == "auto":
         drafter = _drafter(build_drafter(network, file, program=make), file, threads, kv_type) or _companion(file, network, threads, kv_type, make)
     elif draft is not False:
-        companion = open_model(draft)
+        companion = open_model(resolve(draft))
         drafter = _drafter(build_drafter(network, file, companion, program=make), companion, threads, kv_type)
     seconds = time.perf_counter() - start
     loaded = LoadStats(seconds, seconds - text.seconds, sum(t.data.nbytes for t in file.tensors.values()))
     config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
     return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
                  context_length=context, tokenizer=text.tokenizer, drafter=drafter, device=device, threads=threads, kv_type=kv_type, load_stats=loaded,
-                 identify=lambda: f"{device.partition(':')[0]} {identity(file)}")
+                 identify=lambda: f"{device.partition(':')[0]} {identity(file)}",
+                 sampling=suggested_sampling(file))
 
 
 class _Text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 from command_line import assert_one_line_error, skipstone
 
 from skipstone import _native
+from skipstone.cli import devices
 
 
 def test_json() -> None:
@@ -18,6 +19,15 @@ def test_json() -> None:
     assert cpu["memory_bytes"] > 1e8 and cpu["read_bytes_per_second"] > 0
     for missing in said["unavailable"]:
         assert set(missing) == {"name", "reason", "fix"} and all(missing.values())
+
+
+def test_what_cannot_be_used() -> None:
+    cards = [{"name": "cuda", "problem": "The driver was not found (libcuda.so.1: no such file); install the driver."},
+             {"name": "cuda:0", "problem": ""}, {"name": "cuda:1", "problem": "compute capability 6.1 is too old; 7.5 or newer is needed"}]
+    missing = {m["name"]: (m["reason"], m["fix"]) for m in devices._unavailable(cards, ["avx2", "generic"])}
+    assert set(missing) == {"avx512", "CUDA", "cuda:1", "HIP"}
+    assert missing["CUDA"] == ("The driver was not found (libcuda.so.1: no such file)", "install the driver") and missing["cuda:1"][1] == "7.5 or newer is needed"
+    assert "avx2" in missing["avx512"][1]
 
 
 def test_for_people() -> None:

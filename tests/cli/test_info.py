@@ -1,6 +1,7 @@
 """skipstone info."""
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -12,10 +13,10 @@ import numpy as np
 import pytest
 from command_line import assert_one_line_error, skipstone
 
-from skipstone import bundled
+from skipstone import bundled, load
 
 KEYS = {"path", "format", "architecture", "name", "parameters", "weights", "tensors", "bytes", "types", "runs", "reason", "tokenizer",
-        "vocabulary", "chat_template", "drafter"}
+        "vocabulary", "chat_template", "drafter", "stop_tokens", "answers", "places"}
 MODELS = {"tiny-qwen35": ("qwen35", "has its own multi-token prediction head"), "tiny-gemma4": ("gemma4", None),
           "tiny-gemma4-assistant": ("gemma4-assistant", "is a drafter: an assistant for Gemma 4")}
 
@@ -37,7 +38,20 @@ def test_json(name: str) -> None:
 
 def test_tokenizer_is_told() -> None:
     said = skipstone("info", "tiny-qwen35", "--json").json
-    assert said["tokenizer"] and said["vocabulary"] > 256 and len(said["chat_template"] or "0" * 16) == 16
+    assert said["tokenizer"] and said["vocabulary"] > 256 and len(said["chat_template"] or "0" * 64) == 64
+
+
+@pytest.mark.parametrize("name", ["tiny-qwen35", "tiny-gemma4"])
+def test_ends_and_template(name: str) -> None:
+    """As the loaded model has them."""
+    said = skipstone("info", name, "--json").json
+    tokenizer = load(bundled.NAMES[name], draft=False).tokenizer
+    assert tokenizer is not None and tokenizer.chat_template is not None
+    assert said["stop_tokens"] == {str(i): tokenizer.token_text(i) for i in sorted(tokenizer.eos_ids)} and said["vocabulary"] == tokenizer.vocab_size
+    assert said["chat_template"] == hashlib.sha256(tokenizer.chat_template.encode()).hexdigest() and said["answers"] == {"tiny-qwen35": "qwen", "tiny-gemma4": "gemma4"}[name]
+    assert said["places"][0]["device"] == "cpu" and said["places"][0]["fits"] is True
+    for text in said["stop_tokens"].values():
+        assert text in skipstone("info", name).out
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

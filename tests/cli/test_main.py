@@ -15,8 +15,8 @@ import skipstone
 from skipstone.cli import main
 
 CLI = Path(main.__file__).parent
-COMMANDS = ["demo", "run", "bench", "kernels", "info", "devices"]
-NOT_COMMANDS = {"__init__", "__main__", "main", "output", "plot"}
+COMMANDS = ["demo", "run", "chat", "bench", "kernels", "info", "devices", "pull"]
+NOT_COMMANDS = {"__init__", "__main__", "main", "output", "conversation", "terminal", "plot"}
 
 
 def test_version() -> None:

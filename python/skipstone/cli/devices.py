@@ -6,12 +6,29 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import console, errors_as_messages, print_json
+from .output import console, errors_as_messages, print_json, shown
 
 
 def memory_bytes() -> int:
     """Physical memory of the machine."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+# What each instruction set needs of the processor; the first that runs here is used, and all give the same bits.
+NEEDS = {"avx512": "AVX-512 with VNNI", "avx2": "AVX2 with FMA"}
+
+
+def _unavailable(cards: list[dict[str, Any]], isas: list[str]) -> list[dict[str, Any]]:
+    """What cannot be used here: name, reason, and what to do about it."""
+    missing = [{"name": name, "reason": f"this processor has no {need}", "fix": f"none is needed: {isas[0]} gives the same bits, more slowly"}
+               for name, need in NEEDS.items() if name not in isas]
+    for card in cards:
+        if card["problem"]:
+            reason, _, fix = card["problem"].rstrip(".").rpartition("; ")
+            known = card["name"].upper() if card["name"] == "cuda" else card["name"]
+            missing.append({"name": known, "reason": reason or fix, "fix": fix if reason else "check that nvidia-smi shows the card; models run on the processor meanwhile"})
+    missing.append({"name": "HIP", "reason": "this version has no back end for AMD cards yet", "fix": "none; models run on the processor"})
+    return missing
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -25,13 +42,11 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         for device in devices():
             found.append({"name": device.name, "description": device.description, "usable_cores": device.threads, "isa": device.isa, "isas": list(device.isas),
                           "memory_bytes": memory_bytes(), "read_bytes_per_second": round(read_bandwidth(device.threads))})
-        missing: list[dict[str, Any]] = []
-        for card in _native.gpu_devices():
-            if card["problem"]:
-                missing.append({"name": "CUDA", "reason": card["problem"].rstrip("."), "fix": "models run on the processor meanwhile"})
-            else:
+        cards = _native.gpu_devices()
+        for card in cards:
+            if not card["problem"]:
                 found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"], "capability": list(card["capability"])})
-        missing.append({"name": "HIP", "reason": "this version has no HIP back end yet", "fix": "models run on the processor; nothing needs to be done"})
+        missing = _unavailable(cards, list(_native.isas()))
         if as_json:
             print_json({"devices": found, "unavailable": missing})
             return
@@ -45,4 +60,4 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
             others = ", ".join(name for name in d["isas"] if name != d["isa"])
             out.print(f"      instruction set {d['isa']}; SKIPSTONE_ISA can ask for: {others}" if others else f"      instruction set {d['isa']}")
         for m in missing:
-            out.print(f"[dim]{m['name']:<5} {m['reason']}; {m['fix']}[/]")
+            out.print(f"[dim]{m['name']:<5} {shown(m['reason'])}\n      fix: {shown(m['fix'])}[/]")

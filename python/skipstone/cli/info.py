@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..chat.dialects import dialect_of
 from .output import console, errors_as_messages, model_path, print_json, shown
 
 if TYPE_CHECKING:
@@ -42,10 +43,13 @@ def describe(file: ModelFile) -> dict[str, Any]:
         if value not in (None, "", 0):
             parameters[label] = value
     runs, why = _runs(file)
+    tokenizer, problem = _tokenizer(file)
+    if problem and runs:
+        runs, why = False, problem
     return {"path": str(file.path), "format": file.format, "architecture": file.architecture, "name": file.metadata.get("general.name"), "parameters": parameters,
             "weights": sum(int(_count(t.shape)) for t in file.tensors.values()), "tensors": len(file.tensors), "bytes": sum(sizes.values()),
             "types": {name: {"tensors": types[name], "bytes": sizes[name]} for name in sorted(types, key=lambda n: -sizes[n])},
-            "runs": runs, "reason": why, **_tokenizer(file), **_drafter(file)}
+            "runs": runs, "reason": why, "places": _places(sum(sizes.values())), **tokenizer, **_drafter(file)}
 
 
 @dataclass(frozen=True)
@@ -87,36 +91,34 @@ def _count(shape: tuple[int, ...]) -> int:
     return total
 
 
-def _tokenizer(file: ModelFile) -> dict[str, Any]:
-    """Kind and size without building it: that takes longer than all the rest."""
-    template = file.metadata.get("tokenizer.chat_template")
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    vocabulary = len(tokens) if isinstance(tokens, list) else None
-    kind = file.metadata.get("tokenizer.ggml.model")
-    folder = file.path if file.path.is_dir() else file.path.parent
-    if file.format == "safetensors":
-        from ..files.mapping import read_json
-        from ..text.from_json import TOKENIZER_LIMIT, TOKENIZER_VALUES
+def _tokenizer(file: ModelFile) -> tuple[dict[str, Any], str | None]:
+    """Kind, size and ends, without building it, which takes longer than all the rest; and what is wrong with it."""
+    from ..errors import FileError
+    from ..text.tokenizer import read_ends
 
-        if (folder / "tokenizer.json").is_file():
-            kind, vocabulary = "tokenizer.json", _ids(read_json(folder / "tokenizer.json", TOKENIZER_LIMIT, TOKENIZER_VALUES))
-        config_path = folder / "tokenizer_config.json"
-        if config_path.is_file():
-            settings = read_json(config_path, 4 << 20)
-            template = settings.get("chat_template") if isinstance(settings, dict) else None
-    return {"tokenizer": kind, "vocabulary": vocabulary,
-            "chat_template": hashlib.sha256(template.encode("utf-8", "replace")).hexdigest()[:16] if isinstance(template, str) else None}
+    kind = file.metadata.get("tokenizer.ggml.model") if file.format == "gguf" else "tokenizer.json"
+    ends, problem = None, None
+    try:
+        ends = read_ends(file)
+    except FileError as error:
+        if file.format != "gguf":
+            raise
+        problem = str(error)
+    if ends is None:
+        return {"tokenizer": kind if problem else None, "vocabulary": None, "stop_tokens": {}, "chat_template": None, "answers": None}, problem
+    template = ends.chat_template
+    return {"tokenizer": kind, "vocabulary": ends.tokens, "stop_tokens": {str(i): text for i, text in ends.stops.items()},
+            "chat_template": hashlib.sha256(template.encode("utf-8", "replace")).hexdigest() if template else None,
+            "answers": dialect_of(template, file.architecture).name if template else None}, None
 
 
-def _ids(described: dict[str, Any]) -> int | None:
-    """How many ids a tokenizer.json has: of its model, and of the tokens added to it."""
-    model, added = described.get("model"), described.get("added_tokens")
-    words = model.get("vocab") if isinstance(model, dict) else None
-    if not isinstance(words, (dict, list)):
-        return None
-    ids = {i for i in words.values() if isinstance(i, int)} if isinstance(words, dict) else set(range(len(words)))
-    ids.update(t["id"] for t in (added if isinstance(added, list) else []) if isinstance(t, dict) and isinstance(t.get("id"), int))
-    return len(ids)
+def _places(weights: int) -> list[dict[str, Any]]:
+    """Where a model with so many bytes of weights has room; its cache comes on top of them."""
+    from .. import _native
+    from .devices import memory_bytes
+
+    places = [("cpu", memory_bytes())] + [(card["name"], card["memory"]) for card in _native.gpu_devices() if not card["problem"]]
+    return [{"device": name, "memory_bytes": memory, "fits": weights < 0.9 * memory} for name, memory in places]
 
 
 def _drafter(file: ModelFile) -> dict[str, Any]:
@@ -165,9 +167,14 @@ def command(
             table.add_row(name, str(t["tensors"]), f"{t['bytes'] / 1e6:,.2f}")
         out.print(table)
         vocabulary = f", {said['vocabulary']} tokens" if said["vocabulary"] else ""
-        out.print(f"tokenizer: {shown(str(said['tokenizer'] or 'none'))}{vocabulary}; chat template: {said['chat_template'] or 'none'}")
+        out.print(f"tokenizer: {shown(str(said['tokenizer'] or 'none'))}{vocabulary}; texts end at {shown(', '.join(said['stop_tokens'].values()) or 'nothing')}")
+        out.print(f"chat template: sha256 {said['chat_template'][:16]}, answers as {said['answers']} writes them" if said["chat_template"] else "chat template: none")
         out.print(f"drafting: {said['drafter'] or 'no drafter inside'}")
         reason = shown(said["reason"] or "")
         out.print(f"runs on this version {reason}".rstrip() if said["runs"] else f"does not run on this version: {reason}", soft_wrap=True)
+        for word, fits in (("fits", True), ("too small", False)):
+            places = [f"{place['device']} ({place['memory_bytes'] / 2**30:.1f} GiB)" for place in said["places"] if place["fits"] is fits]
+            if places:
+                out.print(f"{word}: {', '.join(places)}")
         for t in listed:
             out.print(f"{shown(t['name'])}  {t['type']}  {tuple(t['shape'])}", soft_wrap=True)

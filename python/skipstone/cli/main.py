@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from . import bench, demo, devices, info, kernels, run
+from . import bench, chat, demo, devices, info, kernels, pull, run
 
 app = typer.Typer(name="skipstone", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  epilog="Exit codes: 0 done; 1 failed; 2 a mistake in the arguments or in a file; 130 interrupted.",
                   help="Fast, exact local decoding of Gemma 4 and Qwen with multi-token prediction.")
 
 
@@ -25,7 +26,7 @@ def common(version: Annotated[bool, typer.Option("--version", callback=_version,
     """Options before the command."""
 
 
-for module in (demo, run, bench, kernels, info, devices):
+for module in (demo, run, chat, bench, kernels, info, devices, pull):
     app.command(name=module.__name__.rpartition(".")[2])(module.command)
 
 

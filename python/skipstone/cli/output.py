@@ -3,14 +3,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ..decode.stats import Stats
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -71,6 +75,32 @@ def shown(text: str) -> str:
     return escape(printable(text))
 
 
+def standard_input() -> str:
+    """All of standard input, as text."""
+    from ..errors import ArgumentError
+
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        where = f"{error.reason} at byte {error.start}"
+        raise ArgumentError(f"standard input is no {error.encoding} text: {where}; give it a text, or change its encoding") from None
+
+
+def figures(stats: Stats) -> dict[str, Any]:
+    """Stats for JSON."""
+    return {**asdict(stats), "tokens_per_second": stats.tokens_per_second, "prompt_tokens_per_second": stats.prompt_tokens_per_second,
+            "tokens_per_pass": stats.tokens_per_pass, "acceptance": stats.acceptance}
+
+
+def draft_tokens_argument(given: str) -> Any:
+    """What generate takes as draft_tokens for --draft-tokens."""
+    from ..errors import ArgumentError
+
+    if not re.fullmatch(r"auto|[0-9]{1,9}", given):
+        raise ArgumentError(f"--draft-tokens: {given!r}; expected auto or a number from 0 to 15")
+    return given if given == "auto" else int(given)
+
+
 def draft_argument(draft: str | None, no_draft: bool) -> Any:
     """What load takes as draft for --draft and --no-draft."""
     from ..errors import ArgumentError
@@ -81,10 +111,11 @@ def draft_argument(draft: str | None, no_draft: bool) -> Any:
 
 
 def model_path(model: str) -> str:
-    """The path of a model: as given, or that of a bundled model of this name."""
+    """The path of a model: as given, that of a bundled model of this name, or of one from the hub, downloaded if need be."""
     from .. import bundled
     from ..errors import ArgumentError
+    from ..files import hub
 
     if not model:                                       # which pathlib takes for the current folder
         raise ArgumentError("the path of a model or drafter is empty; expected a file, a folder or a bundled model's name")
-    return model if os.path.exists(model) else str(bundled.NAMES.get(model, model))
+    return os.fspath(hub.resolve(model if os.path.exists(model) else str(bundled.NAMES.get(model, model))))

@@ -1,27 +1,12 @@
 """skipstone run: one prompt, its text streamed."""
 from __future__ import annotations
 
-import re
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
-from .output import INTERRUPTED, console, draft_argument, errors_as_messages, model_path, print_json, printable
-
-if TYPE_CHECKING:
-    from ..decode.stats import Stats
-
-
-def _standard_input() -> str:
-    from ..errors import ArgumentError
-
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        where = f"{error.reason} at byte {error.start}"
-        raise ArgumentError(f"standard input is no {error.encoding} text: {where}; give it a text, or change its encoding") from None
+from .output import INTERRUPTED, console, draft_argument, draft_tokens_argument, errors_as_messages, figures, model_path, print_json, printable, standard_input
 
 
 def command(
@@ -39,21 +24,20 @@ def command(
     stop: Annotated[Optional[list[str]], typer.Option(help="End at this text; may be given several times.")] = None,
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu or cuda:0; skipstone devices lists them.")] = "auto",
     kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of streaming.")] = False,
 ) -> None:
     """Continue a prompt and print the text as it comes; figures go to standard error."""
     with errors_as_messages():
-        from ..errors import ArgumentError
         from ..loading import load
 
-        if not re.fullmatch(r"auto|[0-9]{1,9}", draft_tokens):
-            raise ArgumentError(f"--draft-tokens: {draft_tokens!r}; expected auto or a number from 0 to 15")
-        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), threads=threads, kv_type=kv_type, context=context)
-        text = _standard_input() if prompt == "-" else prompt
+        drafts = draft_tokens_argument(draft_tokens)
+        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), device=device, threads=threads, kv_type=kv_type, context=context)
+        text = standard_input() if prompt == "-" else prompt
         options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty,
-                                       seed=seed, stop=stop or None, draft_tokens="auto" if draft_tokens == "auto" else int(draft_tokens))
+                                       seed=seed, stop=stop or None, draft_tokens=drafts)
         terminal = sys.stdout.isatty()
         written: list[str] = []
         tokens: list[int] = []
@@ -70,15 +54,10 @@ def command(
         except KeyboardInterrupt:
             pass                                            # what was written until then is shown
         if as_json:
-            print_json({"model": loaded.name, "text": "".join(written), "tokens": tokens, "finish_reason": finish, "stats": _figures(stats) if stats else None})
+            print_json({"model": loaded.name, "text": "".join(written), "tokens": tokens, "finish_reason": finish, "stats": figures(stats) if stats else None})
         else:
             sys.stdout.write("\n")
             sys.stdout.flush()
             console(stderr=True).print(f"[dim]{stats or f'interrupted after {len(tokens)} tokens'}[/]", soft_wrap=True)
         if finish == "interrupted":
             raise typer.Exit(INTERRUPTED)
-
-
-def _figures(stats: Stats) -> dict[str, Any]:
-    return {**asdict(stats), "tokens_per_second": stats.tokens_per_second, "prompt_tokens_per_second": stats.prompt_tokens_per_second,
-            "tokens_per_pass": stats.tokens_per_pass, "acceptance": stats.acceptance}
