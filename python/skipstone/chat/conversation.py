@@ -69,7 +69,7 @@ def chat_pieces(model: Model, messages: Any, tools: Any = None, enable_thinking:
     options = {"max_tokens": MOST_TOKENS, **options}
     if session is not None and session.model is not model:
         raise ArgumentError("session: it belongs to another model; expected one that this model made")
-    source = session if session is not None and hasattr(session, "stream") else model
+    source = model if session is None else session
     dialect = dialect_of(chat_template or model.tokenizer.chat_template or "", model.architecture)
     reader = AnswerReader(dialect, schemas(tools), prompt.thinking)
     return _read(reader, source.stream(prompt.ids, **options))
