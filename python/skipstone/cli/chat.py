@@ -38,7 +38,7 @@ def command(
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu or cuda:0; skipstone devices lists them.")] = "auto",
-    kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16 or f32.")] = "f16",
+    kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Keep the lines you write for the next time.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One answer as JSON: text, reasoning, tool_calls, figures.")] = False,
