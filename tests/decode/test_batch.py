@@ -67,6 +67,21 @@ def test_texts_come_and_go_between_passes() -> None:
     assert texts[1].result().finish_reason == "cancelled"
 
 
+def test_what_was_held_back_comes_out_when_a_text_is_cancelled() -> None:
+    m, options = model(PROGRAM, tokenizer=Words()), dict(max_tokens=30, temperature=1.2, seed=1, stop_at_eos=False)
+    whole = m.generate(prompt_of(1), **options).text
+    stops = [c + "\x00" for c in set(whole)]   # each letter may begin one, none ever does
+    for until in range(1, 20):
+        batch = m.batch()
+        text, got = batch.add(prompt_of(1), stop=stops, **options), ""
+        for _ in range(until):
+            batch.step()
+        text.cancel()
+        for _, piece in batch:
+            got += piece.text
+        assert got == text.result().text == Words().decode(text.tokens) == whole[:len(got)]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_after_an_interrupt_the_batch_goes_on(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt in a pass, in a drafter, between the texts of a pass: nothing is lost, nothing changes."""

@@ -56,6 +56,7 @@ class Writer:
         self._ends = tokenizer.eos_ids if tokenizer and options.stop_at_eos else frozenset()
         self._stream = TextStream(tokenizer, options.stop)   # type: ignore[arg-type]
         self._parts: list[str] = []      # the text that could be released after each token
+        self._tail = ""                  # held back until the text was cancelled
         self._streaming = False          # set while the stream and _parts do not agree
         self._logprobs: list[tuple[float, dict[int, float]]] = []
         self._forced: list[int] = []     # tokens that a grammar leaves no choice about; they stand for drafts
@@ -153,7 +154,7 @@ class Writer:
         """The text from its generated token `start` on; None: what was not given out yet."""
         start = self.given if start is None else start
         tops = self._logprobs[start:] if self._options.logprobs is not None else None
-        return Piece("".join(self._parts[start:]), self._text[self._prompt + start:], self.finished, self.stats if self.finished else None,
+        return Piece("".join(self._parts[start:]) + self._tail, self._text[self._prompt + start:], self.finished, self.stats if self.finished else None,
                      None if tops is None else [p for p, _ in tops], None if tops is None else [top for _, top in tops])
 
     def count(self, context: int, pass_seconds: float, draft_seconds: float, usual: bool) -> None:
@@ -174,8 +175,7 @@ class Writer:
         if self.finished:
             return
         self._stream_on([])
-        if self._parts:
-            self._parts[-1] += self._stream.finish()   # after self.given, or the token's text would have been held back no more
+        self._tail = self._stream.finish()
         self.finished = "cancelled"
 
     def _result(self) -> str:
