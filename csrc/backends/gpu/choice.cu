@@ -1,4 +1,4 @@
-// The largest logit of a row, the lowest id where several are: blocks over stretches of the vocabulary, then one over the blocks.
+// The largest logit of a row, the lowest id where several are: blocks over stretches of the vocabulary, the last of them over the blocks.
 #include "backends/gpu/math.h"
 #include "backends/gpu/pass.h"
 
@@ -13,9 +13,10 @@ SK_DEVICE Best better(const Best& a, const Best& b) {
 template <int MASK> SK_DEVICE void take(Best& a) { a = better(a, {other_lane<MASK>(a.value), static_cast<i32>(swap_lanes<MASK>(static_cast<u32>(a.id)))}); }
 SK_DEVICE void best_lane(Best& a) { take<16>(a), take<8>(a), take<4>(a), take<2>(a), take<1>(a); }
 
-SK_KERNEL(256, 2) choose_parts(ChoiceArgs a) {
+SK_KERNEL(256, 2) choose(ChoiceArgs a) {
   SK_SHARED(float, value, 8);
   SK_SHARED(i32, id, 8);
+  SK_SHARED(i32, is_last, 1);
   let_next_start();
   wait_for_previous();
   const int row = block() / choice_blocks, part = block() % choice_blocks;
@@ -30,16 +31,17 @@ SK_KERNEL(256, 2) choose_parts(ChoiceArgs a) {
   if (thread() >= 32) return;
   best = {thread() < 8 ? value[thread()] : 0.0f, thread() < 8 ? id[thread()] : -1};
   best_lane(best);
-  if (thread() == 0) a.best[block()] = best.value, a.id[block()] = best.id;
-}
-
-SK_KERNEL(32, 1) choose(ChoiceArgs a) {
-  let_next_start();
-  wait_for_previous();
-  const int at = block() * choice_blocks + thread();
-  Best best{a.best[at], a.id[at]};
+  if (thread() == 0) {
+    a.best[block()] = best.value, a.id[block()] = best.id;
+    share_writes();
+    *is_last = arrives_last(a.arrived + row, choice_blocks);
+  }
+  meet_lanes();
+  if (!*is_last) return;
+  const int at = row * choice_blocks + thread();
+  best = {a.best[at], a.id[at]};
   best_lane(best);
-  if (thread() == 0) a.choices[block()] = best.id < 0 ? 0 : best.id;
+  if (thread() == 0) a.choices[row] = best.id < 0 ? 0 : best.id;
 }
 
 // cap * tanh(x / cap)

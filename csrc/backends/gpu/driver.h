@@ -16,10 +16,11 @@ struct DeviceInfo {
   std::string description;               // the card's own name
   int64_t memory = 0, free = 0;          // bytes
   int processors = 0, major = 0, minor = 0;
+  int shared_a_processor = 0, shared_a_block = 0;      // bytes of shared memory
   std::string problem;                   // why it cannot be used; empty: it can
 };
 
-// One card with one stream: what is asked of it happens in the order of asking. Throws DeviceError; std::bad_alloc where memory runs out is OutOfMemory.
+// One card with one stream: what is asked of it happens in the order of asking. Throws DeviceError.
 class Driver {
  public:
   virtual ~Driver() = default;
@@ -27,10 +28,10 @@ class Driver {
   virtual Address allocate(int64_t bytes) = 0;
   virtual void free(Address memory) = 0;
   virtual void write(Address to, const void* from, int64_t bytes) = 0;      // `from` may be reused at once
-  virtual void read(void* to, Address from, int64_t bytes) = 0;             // waits
+  virtual void read(void* to, Address from, int64_t bytes) = 0;             // there after the next wait
   virtual void copy(Address to, Address from, int64_t bytes) = 0;
   virtual void zero(Address to, int64_t bytes) = 0;
-  virtual void launch(const char* kernel, int blocks, int threads, const void* arguments) = 0;      // one struct, by value
+  virtual void launch(const char* kernel, int blocks, int threads, const void* arguments, int shared_bytes = 0) = 0;      // arguments: one struct, by value
   virtual void wait() = 0;
   // What is launched and copied between the two calls is kept instead of run, to be replayed by its handle.
   virtual void begin_recording() = 0;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -23,13 +24,18 @@ struct Fiber {
   std::unique_ptr<char[]> stack;
   int thread = 0, exchanges = 0, pieces = 0;
   bool done = false;
+  struct Copy { unsigned char* to; const unsigned char* from; int group; };
+  std::vector<Copy> copies;                      // asked for and not yet made: they come as late as they may
+  int groups = 0;
 };
 struct State {
   jmp_buf scheduler;
-  std::vector<Fiber> fibers;
+  std::deque<Fiber> fibers;             // which do not move
   std::vector<Warp> warps;
   Meeting all;
   std::vector<std::vector<char>> memory;      // shared memory, one piece a declaration
+  std::vector<char> dynamic;                  // shared memory whose size the launch says
+  size_t dynamic_bytes = 0;
   const std::function<void()>* body = nullptr;
   Fiber* now = nullptr;
   int block = 0;
@@ -39,10 +45,10 @@ inline State& state() { static State s; return s; }
 inline int thread() { return state().now->thread; }
 inline int block() { return state().block; }
 // A context starts a fiber on its own stack; from then on jumps switch, for a context's switch asks the kernel about signals every time.
-inline void yield() {
+[[gnu::noinline]] inline void yield() {
   if (_setjmp(state().now->at) == 0) _longjmp(state().scheduler, 1);
 }
-inline void go_on(Fiber& f) {
+[[gnu::noinline]] inline void go_on(Fiber& f) {
   if (_setjmp(state().scheduler) != 0) return;
   if (f.started) _longjmp(f.at, 1);
   f.started = true;
@@ -66,40 +72,67 @@ inline uint32_t from_lane(uint32_t v, int lane) {
   meet(w.meeting);
   return values[lane];
 }
+inline void meet_lanes() { meet(state().warps[static_cast<size_t>(thread() / 32)].meeting); }
+inline unsigned char* aligned(std::vector<char>& memory) {
+  return reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(memory.data()) + 15) & ~uintptr_t(15));
+}
+inline unsigned char* dynamic_shared() { return aligned(state().dynamic); }
+inline void copy_later(unsigned char* to, const unsigned char* from) {
+  Fiber& f = *state().now;
+  f.copies.push_back({to, from, f.groups});
+}
+inline void close_copies() { ++state().now->groups; }
+inline void wait_copies(int left) {
+  Fiber& f = *state().now;
+  size_t kept = 0;
+  for (const Fiber::Copy& c : f.copies)
+    if (c.group < f.groups - left) memcpy(c.to, c.from, 16);
+    else f.copies[kept++] = c;
+  f.copies.resize(kept);
+}
 inline void* shared(size_t bytes) {
   State& s = state();
   const size_t piece = static_cast<size_t>(s.now->pieces++);
   if (s.memory.size() == piece) s.memory.emplace_back(bytes + 16, char(0xff));      // NaN bits: reading before writing shows
-  const uintptr_t at = reinterpret_cast<uintptr_t>(s.memory[piece].data());
-  return reinterpret_cast<void*>((at + 15) & ~uintptr_t(15));
+  return aligned(s.memory[piece]);
 }
+// A fiber lives on from block to block, for to start one asks the system.
 inline void enter() {
-  (*state().body)();
-  state().now->done = true;
-  yield();
+  for (;;) {
+    (*state().body)();
+    state().now->done = true;
+    yield();
+  }
 }
 
-inline void run(int blocks, int threads, uint32_t seed, const std::function<void()>& body) {
+inline void run(int blocks, int threads, uint32_t seed, const std::function<void()>& body, size_t dynamic_bytes = 0) {
   State& s = state();
+  s.dynamic_bytes = dynamic_bytes;
   s.body = &body;
-  s.fibers.resize(static_cast<size_t>(threads));
+  while (s.fibers.size() < static_cast<size_t>(threads)) {
+    constexpr size_t stack = 128 << 10;
+    Fiber& f = s.fibers.emplace_back();
+    f.stack.reset(new char[stack]);
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack.get();
+    f.context.uc_stack.ss_size = stack;
+    f.context.uc_link = nullptr;
+    f.thread = static_cast<int>(s.fibers.size()) - 1;
+    makecontext(&f.context, enter, 0);
+  }
   uint32_t random = seed * 2654435761u + 1;
   for (int b = 0; b < blocks; ++b) {
     s.block = b;
     s.memory.clear();
     s.memory.reserve(16);
+    s.dynamic.assign(s.dynamic_bytes + 16, char(0xff));
     s.all = {threads, 0, 0};
     s.warps.assign(static_cast<size_t>((threads + 31) / 32), Warp{{32, 0, 0}, {}});
     for (int t = 0; t < threads; ++t) {
       Fiber& f = s.fibers[static_cast<size_t>(t)];
-      constexpr size_t stack = 128 << 10;
-      if (!f.stack) f.stack.reset(new char[stack]);
-      getcontext(&f.context);
-      f.context.uc_stack.ss_sp = f.stack.get();
-      f.context.uc_stack.ss_size = stack;
-      f.context.uc_link = nullptr;
-      f.thread = t, f.exchanges = 0, f.pieces = 0, f.done = f.started = false;
-      makecontext(&f.context, enter, 0);
+      f.exchanges = f.pieces = f.groups = 0;
+      f.done = false;
+      f.copies.clear();
     }
     for (bool more = true; more;) {
       more = false;

@@ -100,15 +100,14 @@ const Layout* find_layout(int type_id) {
 
 int64_t chunk_count(int64_t columns) { return (columns + chunk_columns - 1) / chunk_columns; }
 
-int64_t packed_bytes(const Layout& layout, int64_t rows, int64_t columns) {
-  return (rows + tile_rows - 1) / tile_rows * chunk_count(columns) * layout.chunk_bytes;
-}
+int64_t tile_count(int64_t rows) { return 2 * ((rows + unit_rows - 1) / unit_rows); }
+int64_t chunk_place(int64_t tile, int64_t chunk, int64_t chunks) { return (tile / 2 * chunks + chunk) * 2 + tile % 2; }
 
 void pack(const Layout& layout, const uint8_t* weights, int64_t rows, int64_t columns, uint8_t* packed, int64_t first, int64_t last) {
   const int64_t chunks = chunk_count(columns), row_blocks = columns / layout.block, chunk_blocks = chunk_columns / layout.block;
   for (int64_t tile = first; tile < last; ++tile)
     for (int64_t c = 0; c < chunks; ++c) {
-      uint8_t* chunk = packed + (tile * chunks + c) * layout.chunk_bytes;
+      uint8_t* chunk = packed + chunk_place(tile, c, chunks) * layout.chunk_bytes;
       memset(chunk, 0, static_cast<size_t>(layout.chunk_bytes));
       const uint8_t* row[16];
       for (int64_t r = 0; r < tile_rows; ++r) {

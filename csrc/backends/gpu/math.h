@@ -3,8 +3,10 @@
 #include "backends/gpu/port.h"
 
 #if SK_EMULATED
+#define SK_UNROLL_4
 #define SK_UNROLL_8
 #else
+#define SK_UNROLL_4 _Pragma("unroll 4")
 #define SK_UNROLL_8 _Pragma("unroll 8")
 #endif
 
@@ -70,5 +72,9 @@ SK_DEVICE float softplus(float x) {
   const float e = exponential(x), u = add(1.0f, e);
   return u == 1.0f ? e : divide(mul(natural_log(u), e), add(u, -1.0f));
 }
+
+SK_DEVICE float silu(float x) { return mul(x, sigmoid(x)); }
+// The tanh form; 0.5 (1 + tanh u) = sigmoid(2u).
+SK_DEVICE float gelu_tanh(float g) { return mul(g, sigmoid(mul(g, fma(mul(g, g), 2.0f * 0.7978845608f * 0.044715f, 2.0f * 0.7978845608f)))); }
 
 }  // namespace skipstone::gpu

@@ -1,116 +1,215 @@
-// Quantized matmul for 1 to 16 activation rows, y[r][n] = sum over k of x[r][k] * w[n][k], and the quantization of its activations.
-// A warp multiplies tiles of 16 weight rows by 8 or 16 activation rows with the int8 matrix instruction; a weight is read and decoded once for all.
-// Rows do not see each other: a column of the product depends on its own column of activations, and both forms (8 and 16 columns) run one expression.
+// Quantized matmul, y[r][n] = sum over k of x[r][k] * w[n][k], with what comes after it: a norm's factor, the sum with the residual, gate * up, the next
+// matmul's activations. A warp multiplies two tiles of 16 weight rows by 8, 16 or 32 activation rows with the int8 matrix instruction; a weight is read
+// and decoded once for all. Rows do not see each other: a column of the product depends on its own column of activations, and every form runs one expression.
 //
-// An H100 reads weights at 68 % (Q4_K, 9 MB) to 109 % (Q8_0, 661 MB) of its copy rate, with 8 rows as with 1; 16 rows cost 1.02 to 1.32 as much.
-// Instructions a chunk of 16 x 256 weights and 8 (16) rows: Q8_0 162 (243), Q4_K 312 (440), Q6_K 427 (603).
+// Weights come through a ring of shared memory a warp, asked for before the kernel in front has ended. A team of warps computes a unit of 32 outputs:
+// eight warps with a slice each, four with two, or (prompts) one with all.
 //
 // Order of a result's sum (decode.h says what one block adds):
 //   slice s of 8 adds its chunks s, s + 8, s + 16, ... with their blocks in order, in one float (Q6_K: and one of its own a chunk);
 //   slices are added in pairs, then the pairs in order: (((0 + 1) + (2 + 3)) + (4 + 5)) + (6 + 7).
 #include "backends/gpu/decode.h"
+#include "backends/gpu/quantize.h"
 
 namespace skipstone::gpu {
 
-// WARPS: 8, a slice each; or 4, a pair of slices each one after the other, with half as many barriers and sums to exchange.
+SK_DEVICE void copy_step(u8* to, const u8* from, int bytes) {      // of both tiles
+  const int lane = thread() & 31;
+  SK_UNROLL for (int i = 0; i < bytes / 512; ++i) copy_later(to + 512 * i + 16 * lane, from + 512 * i + 16 * lane);
+  if (bytes % 512 && lane < bytes % 512 / 16) copy_later(to + bytes / 512 * 512 + 16 * lane, from + bytes / 512 * 512 + 16 * lane);
+}
+SK_DEVICE void wait_step(int depth) {
+  if (depth == 1) wait_copies<0>();
+  else if (depth == 2) wait_copies<1>();
+  else wait_copies<2>();
+}
+
+SK_DEVICE MatmulPart part_of(const MatmulArgs& a, int unit) {
+  MatmulPart p = a.parts[0];
+  SK_UNROLL for (int i = 1; i < most_parts; ++i)
+    if (unit >= a.parts[i].first) p = a.parts[i];
+  return p;
+}
+
+// A warp's steps in order: chunks of its slices, halves (gate, up) of a unit, units.
+template <class T, int WARPS> struct Steps {
+  static constexpr int own = slices / WARPS;
+  int item, half, slice, chunk;
+  const u8* base;
+  SK_DEVICE void start(const MatmulArgs& a, int first, int warp, int groups) {
+    item = first, half = 0;
+    chunk = slice = own * warp;
+    find(a, groups);
+  }
+  SK_DEVICE bool more(const MatmulArgs& a, int warp, int groups) const { return item < a.units * groups && own * warp < a.chunks; }
+  SK_DEVICE const u8* at() const { return base + i64(2 * T::bytes) * chunk; }
+  SK_DEVICE void find(const MatmulArgs& a, int groups) {
+    const int unit = item / groups;
+    if (unit >= a.units) return;
+    const MatmulPart p = a.end >= silu_end ? (half ? a.parts[1] : a.parts[0]) : part_of(a, unit);
+    base = p.weights + i64(2 * T::bytes) * a.chunks * (a.end >= silu_end ? unit : unit - p.first);
+  }
+  SK_DEVICE void next(const MatmulArgs& a, int stride, int warp, int groups) {
+    chunk += slices;
+    if (chunk < a.chunks) return;
+    if (slice + 1 < own * (warp + 1) && slice + 1 < a.chunks) {
+      chunk = ++slice;
+      return;
+    }
+    chunk = slice = own * warp;
+    if (a.end >= silu_end && half == 0) half = 1;
+    else half = 0, item += stride;
+    find(a, groups);
+  }
+};
+
+// Of a unit's results for one row, what the kernel's end makes of them. z: of output 32 * block32 + lane.
+SK_DEVICE void finish(const MatmulArgs& a, const MatmulPart& p, int block32, int row, float factor, float gate, float z) {
+  u8* to = a.to + a.to_more * (row / most_rows);
+  const int lane = thread() & 31, n = unit_rows * block32 + lane;
+  if (a.squares) z = mul(z, factor);
+  if (a.end >= silu_end) {
+    if (a.squares) gate = mul(gate, factor);
+    return quantize_block(mul(a.end == silu_end ? silu(gate) : gelu_tanh(gate), z), to, row % most_rows, block32);
+  }
+  const i64 at = i64(p.stride) * row + n;
+  const bool real = n < p.outputs;
+  if (a.end == add_end) {
+    if (real) z = add(a.residual[at], z);
+    if (a.scale != 1.0f) z = mul(z, a.scale);
+  }
+  if (real && p.y) p.y[at] = z;
+  if (!a.to) return;
+  if (a.squares_to) {
+    const float square = sum_lanes(mul(z, z));
+    if (lane == 0) a.squares_to[i64(p.outputs / unit_rows) * row + block32] = square;
+    if (a.norm) z = mul(z, a.norm[n]);
+  }
+  quantize_block(z, to, row % most_rows, block32);
+}
+
+// A row's factor of the norm in front, for every lane; squares are added in a fixed order.
+SK_DEVICE float factor_of(const MatmulArgs& a, int row) {
+  float sum = 0.0f;
+  for (int i = thread() & 31; i < a.squares_count; i += 32) sum = add(sum, a.squares[i64(a.squares_count) * row + i]);
+  return divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(a.columns)), a.eps)));
+}
+
+// WARPS: of a team. NT: groups of 8 activation rows of an item. A block is one team, or four teams of one warp.
 template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a) {
-  constexpr int slice_floats = NT * 8 * tile_rows;
-  constexpr int own = slices / WARPS;
-  SK_SHARED(float, partial, 2 * WARPS * slice_floats);      // [which][warp][column][weight row], two in turn: one barrier a tile
-  const int lane = thread() & 31, warp = thread() >> 5, g = lane >> 2, t = lane & 3;
-  const i64 tile_bytes = i64(T::bytes) * a.chunks;
-  int tile = block();
-  T w = {};
-  // Weights do not depend on the kernel in front; activations and y do.
-  w.load(a.weights + tile_bytes * tile + i64(T::bytes) * own * warp, own * warp < a.chunks && tile < a.tiles);
+  constexpr int teams = WARPS == 1 ? 4 : 1, columns = 8 * NT, own = slices / WARPS, area = columns * sum_stride;
+  const int lane = thread() & 31, in_block = thread() >> 5, warp = WARPS == 1 ? 0 : in_block, g = lane >> 2, t = lane & 3;
+  const int groups = (a.rows + columns - 1) / columns, stride = a.blocks * teams, halves = a.end >= silu_end ? 2 : 1;
+  u8* ring = dynamic_shared() + in_block * a.depth * 2 * T::bytes;
+  float* sums = reinterpret_cast<float*>(dynamic_shared() + teams * WARPS * a.depth * 2 * T::bytes) + (WARPS == 1 ? 3 * in_block * area : 0);
+  float* factors = sums + WARPS * area;          // of teams with several warps
+  Steps<T, WARPS> ahead;
+  const int first = block() * teams + (WARPS == 1 ? in_block : 0);
+  ahead.start(a, first, warp, groups);
+  // Weights do not depend on the kernel in front; activations and everything else do.
+  for (int i = 0; i < a.depth; ++i) {
+    if (ahead.more(a, warp, groups)) {
+      copy_step(ring + i * 2 * T::bytes, ahead.at(), 2 * T::bytes);
+      ahead.next(a, stride, warp, groups);
+    }
+    close_copies();
+  }
   let_next_start();
   wait_for_previous();
-
-  const u32 exponent = 0x4B000000u + (static_cast<u32>(a.tiles) >> 31);
-  for (int which = 0; tile < a.tiles; tile += a.blocks, which ^= 1) {
-    const u8 *at = a.weights + tile_bytes * tile, *after = at + tile_bytes * a.blocks;
-    float* sums = partial + which * WARPS * slice_floats;
-    Sums<NT> total = {};
-    for (int slice = own * warp; slice < own * (warp + 1); ++slice) {
-      Sums<NT> acc = {};
-      for (int c = slice; c < a.chunks; c += slices) {
-        // The chunk after this one: of the slice, of the warp's next slice, of its next tile.
-        const bool here = c + slices < a.chunks, then = slice + 1 < own * (warp + 1) && slice + 1 < a.chunks;
-        const int next = here ? c + slices : then ? slice + 1 : own * warp;
-        const u8* x = a.x + i64(4 * pair_bytes) * c;
-        const bool stays = here || then, wanted = stays || tile + a.blocks < a.tiles;
-        w.use((stays ? at : after) + T::bytes * next, wanted, Lane{x + 16 * lane, x + scale_bytes + 16 * t, exponent}, acc);
-      }
-      SK_UNROLL for (int n = 0; n < NT; ++n)
-        SK_UNROLL for (int i = 0; i < 4; ++i) total.of[n][i] = slice == own * warp ? acc.of[n][i] : add(total.of[n][i], acc.of[n][i]);
+  if (WARPS > 1 && a.squares && groups == 1)
+    for (int row = warp; row < a.rows; row += WARPS) {
+      const float f = factor_of(a, row);
+      if (lane == 0) factors[row] = f;
     }
-    SK_UNROLL for (int n = 0; n < NT; ++n)
-      SK_UNROLL for (int i = 0; i < 4; ++i) sums[warp * slice_floats + (8 * n + 2 * t + (i & 1)) * tile_rows + g + 8 * (i >> 1)] = total.of[n][i];
-    barrier();
-    for (int i = thread(); i < slice_floats; i += 32 * WARPS) {
-      const int row = i / tile_rows, n = tile_rows * tile + i % tile_rows;
-      if (row >= a.rows || n >= a.outputs) continue;
-      float y = 0;
-      SK_UNROLL for (int pair = 0; pair < slices / 2; ++pair) {
-        const float both = own == 2 ? sums[pair * slice_floats + i] : add(sums[2 * pair * slice_floats + i], sums[(2 * pair + 1) * slice_floats + i]);
-        y = pair == 0 ? both : add(y, both);
+
+  const u32 exponent = 0x4B000000u + (static_cast<u32>(a.units) >> 31);
+  // Where this lane's results of tile `of` lie in an area of columns x outputs.
+  const auto at = [&](int of, int n, int i) { return (8 * n + 2 * t + (i & 1)) * sum_stride + 16 * of + g + 8 * (i >> 1); };
+  int slot = 0;
+  for (int item = first; item < a.units * groups; item += stride) {
+    const int unit = item / groups, row0 = item % groups * columns;
+    const u8* activations = a.x + a.x_more * (row0 / most_rows) + group_bytes * (row0 % most_rows / 8);
+    float gate[columns / WARPS] = {}, y[columns / WARPS] = {};      // of teams with several warps
+    for (int half = 0; half < halves; ++half) {
+      Sums<NT> total[2] = {};
+      SK_UNROLL_NOT for (int s = 0; s < own; ++s) {
+        Sums<NT> acc[2] = {};
+        for (int c = own * warp + s; c < a.chunks; c += slices) {
+          wait_step(a.depth);
+          meet_lanes();
+          const u8* x = activations + i64(4 * pair_bytes) * c;
+          T::template use<2, NT>(ring + slot * 2 * T::bytes, Lane{x + 16 * lane, x + scale_bytes + 16 * t, a.x_more, exponent}, acc);
+          meet_lanes();
+          if (ahead.more(a, warp, groups)) {
+            copy_step(ring + slot * 2 * T::bytes, ahead.at(), 2 * T::bytes);
+            ahead.next(a, stride, warp, groups);
+          }
+          close_copies();
+          slot = slot + 1 == a.depth ? 0 : slot + 1;
+        }
+        float *whole = sums + half * area, *pair = sums + 2 * area;
+        SK_UNROLL for (int of = 0; of < 2; ++of)
+          SK_UNROLL for (int n = 0; n < NT; ++n)
+            SK_UNROLL for (int i = 0; i < 4; ++i) {
+              const float v = acc[of].of[n][i];
+              if constexpr (WARPS > 1) total[of].of[n][i] = s == 0 ? v : add(total[of].of[n][i], v);
+              else if (!(s & 1)) pair[at(of, n, i)] = v;
+              else whole[at(of, n, i)] = s == 1 ? add(pair[at(of, n, i)], v) : add(whole[at(of, n, i)], add(pair[at(of, n, i)], v));
+            }
       }
-      a.y[a.stride * row + n] = y;
+      if constexpr (WARPS > 1) {
+        barrier();
+        SK_UNROLL for (int of = 0; of < 2; ++of)
+          SK_UNROLL for (int n = 0; n < NT; ++n)
+            SK_UNROLL for (int i = 0; i < 4; ++i) sums[warp * area + at(of, n, i)] = total[of].of[n][i];
+        barrier();
+        SK_UNROLL for (int v = 0; v < columns / WARPS; ++v) {
+          const float* from = sums + (warp + WARPS * v) * sum_stride + lane;
+          if (half) gate[v] = y[v];
+          SK_UNROLL for (int p = 0; p < slices / 2; ++p) {
+            const float both = own == 2 ? from[p * area] : add(from[2 * p * area], from[(2 * p + 1) * area]);
+            y[v] = p == 0 ? both : add(y[v], both);
+          }
+        }
+      }
+    }
+    const bool gated = a.end >= silu_end;
+    const MatmulPart p = gated ? a.parts[0] : part_of(a, unit);
+    if constexpr (WARPS > 1) {
+      SK_UNROLL for (int v = 0; v < columns / WARPS; ++v) {
+        const int row = row0 + warp + WARPS * v;
+        if (row < a.rows) finish(a, p, unit - p.first, row, !a.squares ? 1.0f : groups == 1 ? factors[row] : factor_of(a, row), gate[v], y[v]);
+      }
+    } else {
+      meet_lanes();
+      SK_UNROLL_NOT for (int v = 0; v < columns && row0 + v < a.rows; ++v) {
+        const float* from = sums + v * sum_stride + lane;
+        finish(a, p, unit - p.first, row0 + v, a.squares ? factor_of(a, row0 + v) : 1.0f, from[0], from[gated ? area : 0]);
+      }
+      meet_lanes();
     }
   }
+  wait_copies<0>();
 }
 
-// Blocks of 32 to int8 with scale = largest / 127, as the CPU's quantize: same operations, same bits. A lane a value, grid: rows x chunks x 2.
-SK_DEVICE void quantize(const QuantizeArgs& a) {
-  let_next_start();
-  wait_for_previous();
-  const int blocks = 8 * a.chunks, i = thread() & 31;
-  const int which = 4 * block() + (thread() >> 5), row = which / blocks, b = which % blocks;
-  const int at = 32 * b + i;
-  const float v = at < a.columns ? a.x[a.stride * row + at] : 0.0f;
-  u32 largest_bits = bits<u32>(v) & 0x7fffffffu;      // of numbers without sign, the bits are in the numbers' order
-  const auto take = [&](u32 other) { largest_bits = other > largest_bits ? other : largest_bits; };
-  take(swap_lanes<16>(largest_bits));
-  take(swap_lanes<8>(largest_bits));
-  take(swap_lanes<4>(largest_bits));
-  take(swap_lanes<2>(largest_bits));
-  take(swap_lanes<1>(largest_bits));
-  const float largest = bits<float>(largest_bits);
-  const bool counts = largest > 1e-30f;
-  const float inverse = counts ? divide(127.0f, largest) : 0.0f, scale = counts ? divide(largest, 127.0f) : 0.0f;
-  const i32 q = static_cast<i32>(round_even(mul(v, inverse)));
-  u32 sum = static_cast<u32>(q);
-  sum += swap_lanes<16>(sum);
-  sum += swap_lanes<8>(sum);
-  sum += swap_lanes<4>(sum);
-  sum += swap_lanes<2>(sum);
-  sum += swap_lanes<1>(sum);
-  u8* out = a.out + i64(pair_bytes) * (b / 2) + group_bytes * (row / 8);
-  const int g = row % 8, lane = 4 * g + (i & 15) / 4;
-  out[16 * lane + 8 * (b & 1) + 4 * (i >> 4) + (i & 3)] = static_cast<u8>(q);
-  if (i == 0) {
-    const int to = 4 * (g >> 1) + 2 * (b & 1) + (g & 1);
-    reinterpret_cast<float*>(out + scale_bytes)[to] = scale;
-    reinterpret_cast<float*>(out + sum_bytes)[to] = mul(scale, static_cast<float>(static_cast<i32>(sum)));
-  }
-}
-
-// Blocks an SM: 16 warps of 128 registers, a chunk each on its way: 37 to 70 KB, which is what an H100's memory needs. More warps of fewer registers
-// lose 10 to 50 % in most shapes, for then the activations' loads are no longer far ahead of their use. With 16 columns Q8_0 has so little to decode
-// that fewer warps of more registers win 1 to 10 %; the other types mostly lose by it.
-#define MATMUL(type, name, four_wide, eight_wide)                                                                  \
-  SK_KERNEL(128, 4) matmul_##name##_warps4_columns8(MatmulArgs a) { matmul<type, 4, 1>(a); }                       \
-  SK_KERNEL(128, four_wide) matmul_##name##_warps4_columns16(MatmulArgs a) { matmul<type, 4, 2>(a); }              \
-  SK_KERNEL(256, 2) matmul_##name##_warps8_columns8(MatmulArgs a) { matmul<type, 8, 1>(a); }                       \
-  SK_KERNEL(256, eight_wide) matmul_##name##_warps8_columns16(MatmulArgs a) { matmul<type, 8, 2>(a); }
-MATMUL(Q8_0, q8_0, 3, 1)
-MATMUL(Q4_K, q4_k, 4, 2)
-MATMUL(Q6_K, q6_k, 4, 2)
-MATMUL(Q5_K, q5_k, 4, 2)
-MATMUL(Q4_0, q4_0, 4, 2)
-MATMUL(Q5_0, q5_0, 4, 2)
+// At most 128 registers: two blocks of eight warps an SM, so that the next kernel's blocks can come and fill their rings early. Prompts: 8 warps an SM.
+#define MATMUL(type, name)                                                                             \
+  SK_KERNEL(32 * MATMUL_TEAM, 2) matmul_##name##_columns8(MatmulArgs a) { matmul<type, MATMUL_TEAM, 1>(a); }   \
+  SK_KERNEL(32 * MATMUL_TEAM, 2) matmul_##name##_columns16(MatmulArgs a) { matmul<type, MATMUL_TEAM, 2>(a); }  \
+  SK_KERNEL(128, 2) matmul_##name##_columns32(MatmulArgs a) { matmul<type, 1, 4>(a); }
+// Cards with less shared memory take smaller teams (host: MatmulForm).
+#if (SK_CUDA && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800) || SK_AMD
+#define MATMUL_TEAM 4
+#else
+#define MATMUL_TEAM 8
+#endif
+MATMUL(Q8_0, q8_0)
+MATMUL(Q4_K, q4_k)
+MATMUL(Q6_K, q6_k)
+MATMUL(Q5_K, q5_k)
+MATMUL(Q4_0, q4_0)
+MATMUL(Q5_0, q5_0)
+MATMUL(Canonical, canonical)
 #undef MATMUL
-
-SK_KERNEL(128, 8) quantize_rows(QuantizeArgs a) { quantize(a); }
 
 }  // namespace skipstone::gpu

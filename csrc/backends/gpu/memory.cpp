@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t canonical_bytes = 6144;
 
-// Any quantized type as matmul_any.cu reads it: int8 in Q8_0's places, then the scales and minima of 16 positions.
+// Any quantized type as decode.h's Canonical reads it: int8 in Q8_0's places, then the scales and minima of 16 positions.
 void pack_canonical(const Weight& w, int64_t tile, int64_t chunk, uint8_t* out) {
   const formats::TypeInfo& type = w.type();
   const int64_t row_bytes = w.columns() / type.block * type.bytes, blocks = w.columns() / 32;
@@ -47,12 +47,10 @@ std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver
   const Layout* layout = find_layout(w.type().id);
   const int64_t chunk_bytes = layout ? layout->chunk_bytes : canonical_bytes;
   d->chunks = static_cast<int>(chunk_count(w.columns()));
-  d->tiles = static_cast<int>((w.rows() + tile_rows - 1) / tile_rows);
-  const int warps = d->chunks < 32 ? 4 : 8;      // which form changes no bit
-  d->threads = 32 * warps;
-  d->blocks_a_processor = (layout ? 16 : 8) / warps;
-  d->kernel = std::string("matmul_") + (layout ? layout->kernel : "canonical") + "_warps" + std::to_string(warps) + "_columns";
-  const int64_t tile_bytes = d->chunks * chunk_bytes, at_once = std::max<int64_t>(1, (int64_t{64} << 20) / tile_bytes);
+  d->tiles = static_cast<int>(tile_count(w.rows()));
+  d->chunk_bytes = static_cast<int>(chunk_bytes);
+  d->kernel = std::string("matmul_") + (layout ? layout->kernel : "canonical");
+  const int64_t tile_bytes = d->chunks * chunk_bytes, at_once = std::max<int64_t>(2, (int64_t{64} << 20) / tile_bytes / 2 * 2);
   d->memory = Memory(driver, d->tiles * tile_bytes);
   const auto staging = skipstone::allocate(std::min<int64_t>(at_once, d->tiles) * tile_bytes);
   for (int64_t first = 0; first < d->tiles; first += at_once) {
@@ -62,7 +60,7 @@ std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver
       if (layout) pack(*layout, w.data(), w.rows(), w.columns(), staging.get() - first * tile_bytes, begin, end);
       else
         for (int64_t tile = begin; tile < end; ++tile)
-          for (int64_t c = 0; c < d->chunks; ++c) pack_canonical(w, tile, c, staging.get() + ((tile - first) * d->chunks + c) * canonical_bytes);
+          for (int64_t c = 0; c < d->chunks; ++c) pack_canonical(w, tile, c, staging.get() - first * tile_bytes + chunk_place(tile, c, d->chunks) * canonical_bytes);
     });
     driver->write(d->memory.address() + static_cast<Address>(first * tile_bytes), staging.get(), count * tile_bytes);
     driver->wait();

@@ -37,10 +37,9 @@ class Memory {
 struct DeviceWeight {
   std::shared_ptr<Weight> weight;        // kept, so that its address stands for it
   Memory memory;
-  int rows = 0, columns = 0, chunks = 0, tiles = 0;
+  int rows = 0, columns = 0, chunks = 0, tiles = 0, chunk_bytes = 0;
   int plain = -1;                        // unquantized: 0 f32, 1 f16, 2 bf16
-  std::string kernel;                    // matmul_<type>_warps<4 or 8>_columns
-  int threads = 0, blocks_a_processor = 0;
+  std::string kernel;                    // matmul_<type>
 };
 // Uploaded at the first call for this card and shared from then on.
 std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight);

@@ -4,7 +4,7 @@
 
 namespace skipstone::gpu {
 
-constexpr int pass_rows = 64;            // rows a pass; longer runs are cut, which changes no bit
+constexpr int pass_rows = 256;           // rows a pass; longer runs are cut, which changes no bit
 
 // Rows of one sequence in a pass.
 struct PartRecord {
@@ -38,14 +38,35 @@ constexpr int chunk_positions = 256;
 struct Cache {
   int state, type, kv_heads, head, window, ring;      // ring: chunks until the oldest is overwritten, 0: never
 };
+
+// What happens to a head of q, k or v between its matmul and attention.
+struct HeadArgs {
+  const float* x;                        // rows x heads * step; null: there is none (attend has no k and v)
+  const float* norm;                     // weights of its rms norm, or null
+  const float* angles;                   // cosines, then sines, a position; null: it is not turned
+  int stride, step;                      // floats from row to row, from head to head
+  int normed, rotated;
+  float eps;
+};
 struct AttentionArgs {
-  const float* q;                        // rows x heads * head
-  float* partial;                        // per row, head and chunk: head values, largest, total
+  HeadArgs q, k, v;
+  float* partial;                        // per row, head and split: head values, largest, total
+  int* arrived;                          // per row and kv head
   PassTables pass;
   Cache cache;
   float scale;
-  int heads, borrows, chunks;            // chunks: of the grid, counted from a row's first visible one
+  int heads, borrows, rows, splits;      // splits: of the grid, counted from a row's first visible one
+  int stored;                            // k and v of the pass are in the cache already (store_heads)
+  int gated;                             // a head's gate follows its q: results are times sigmoid(gate)
+  float* y;                              // rows x heads * head; null: not wanted
+  unsigned char* to;                     // quantized; null: not wanted
+  long long to_more;
 };
+// Positions that one block looks at: by the head's size alone, so that a row's bits depend on nothing else.
+SK_BOTH constexpr int split_positions(int head) { return head <= 128 ? 64 : head <= 256 ? 32 : 16; }
+SK_BOTH constexpr int cache_bytes(int type) { return type == 0 ? 4 : 2; }
+SK_BOTH constexpr int row_bytes(int head, int type) { return head * cache_bytes(type) + 16; }      // of keys in shared memory, without bank conflicts
+SK_BOTH constexpr int attention_shared(int head, int type) { return split_positions(head) * (row_bytes(head, type) + head * cache_bytes(type)); }
 
 // One value head of a gated delta-net. State of a layer, in floats from `offset` on:
 //   matrix [value head][head][head];  gamma [value head][32];  k, delta [value head][32][head];  inputs [64][channels]
@@ -66,7 +87,7 @@ constexpr long long delta_floats(long long value_heads, long long head, long lon
 }
 
 // A stretch of operations that each compute a row from that row alone: a block a row runs one after the other.
-enum PieceKind : int { norm_piece, rope_piece, silu_piece, gelu_piece, sigmoid_piece, split_piece, concat_piece, add_piece, quantize_piece, store_piece, join_piece, mix_piece, gated_piece, gather_piece };
+enum PieceKind : int { norm_piece, rope_piece, silu_piece, gelu_piece, sigmoid_piece, split_piece, concat_piece, add_piece, quantize_piece, mix_piece, gated_piece, gather_piece };
 struct Piece {
   int kind;
   int n, m, k, l;                        // see rows.cu
@@ -75,7 +96,6 @@ struct Piece {
   const float *a, *b, *c, *d;
   float *y, *z;
   unsigned char* to;
-  Cache cache;
   long long offset;
 };
 constexpr int most_pieces = 12;
@@ -90,6 +110,7 @@ struct ChoiceArgs {
   const float* logits;                   // rows x vocabulary
   float* best;                           // rows x choice_blocks
   int* id;                               // rows x choice_blocks
+  int* arrived;                          // rows
   int* choices;                          // rows
   int vocabulary;
 };

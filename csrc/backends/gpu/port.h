@@ -1,4 +1,4 @@
-// What the kernels need of CUDA, HIP and the CPU emulation: qualifiers, lanes in groups of 32, loads, the int8 matrix product.
+// What the kernels need of CUDA, HIP and the CPU emulation: qualifiers, lanes in groups of 32, copies to shared memory, the int8 matrix product.
 // Every function has one meaning on all three, so a kernel's bits do not depend on where it runs. Contraction is off in every build
 // (--fmad=false, -ffp-contract=off) and fma is written out.
 #pragma once
@@ -16,16 +16,19 @@
 #define SK_KERNEL(threads, blocks_an_sm) extern "C" __global__ void __launch_bounds__(threads, blocks_an_sm)
 #define SK_SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define SK_UNROLL _Pragma("unroll")
+#define SK_UNROLL_NOT _Pragma("unroll 1")
 #elif SK_AMD
 #define SK_DEVICE __attribute__((device, always_inline)) inline
 #define SK_KERNEL(threads, blocks_an_sm) extern "C" __attribute__((global, amdgpu_flat_work_group_size(threads, threads))) void
 #define SK_SHARED(type, name, count) __attribute__((shared, aligned(16))) type name[count]
 #define SK_UNROLL _Pragma("unroll")
+#define SK_UNROLL_NOT _Pragma("unroll 1")
 #else
 #define SK_DEVICE inline
 #define SK_KERNEL(threads, blocks_an_sm) extern "C" void
 #define SK_SHARED(type, name, count) type* name = static_cast<type*>(emulate::shared(sizeof(type) * (count)))
 #define SK_UNROLL
+#define SK_UNROLL_NOT
 #endif
 
 namespace skipstone::gpu {
@@ -61,21 +64,6 @@ SK_DEVICE float from_half(u32 h) {
 }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return __shfl_xor_sync(~0u, v, MASK, 32); }
 SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
-// Weights are read once: they must not push the activations out of the first cache level.
-#if __CUDA_ARCH__ >= 800
-#define SK_ONCE ".L1::no_allocate.L2::256B"
-#else
-#define SK_ONCE ".L1::no_allocate"
-#endif
-// Volatile, so that the compiler neither gathers these loads nor delays them to their use.
-SK_DEVICE void load_once(U4& v, const u8* p, bool wanted) {
-  asm volatile("{.reg .pred p; setp.ne.s32 p, %5, 0; @p ld.global.nc" SK_ONCE ".v4.u32 {%0, %1, %2, %3}, [%4];}"
-               : "+r"(v.x), "+r"(v.y), "+r"(v.z), "+r"(v.w) : "l"(p), "r"(static_cast<int>(wanted)));
-}
-SK_DEVICE void load_once(u32& v, const u8* p, bool wanted) {
-  asm volatile("{.reg .pred p; setp.ne.s32 p, %2, 0; @p ld.global.nc.L1::no_allocate.u32 %0, [%1];}"
-               : "+r"(v) : "l"(p), "r"(static_cast<int>(wanted)));
-}
 // Programmatic dependent launch: weights may be asked for before the kernel in front has finished, activations may not.
 SK_DEVICE void let_next_start() {
 #if __CUDA_ARCH__ >= 900
@@ -87,6 +75,38 @@ SK_DEVICE void wait_for_previous() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+SK_DEVICE void meet_lanes() { __syncwarp(); }
+SK_DEVICE u8* dynamic_shared() {
+  extern __shared__ __align__(16) u8 skipstone_dynamic[];
+  return skipstone_dynamic;
+}
+// 16 bytes to shared memory, on their way until wait_copies; visible to the lane that asked, to others after they have met.
+SK_DEVICE void copy_later(u8* to, const u8* from) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" :: "r"(static_cast<u32>(__cvta_generic_to_shared(to))), "l"(from) : "memory");
+#else
+  *reinterpret_cast<U4*>(to) = *reinterpret_cast<const U4*>(from);
+#endif
+}
+SK_DEVICE void close_copies() {                  // what was asked for since the last call is one group
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+template <int LEFT> SK_DEVICE void wait_copies() {      // until at most LEFT groups are on their way
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");
+#endif
+}
+// What this block wrote is seen by the block that arrives last; true for that one. By one thread, the block's others before or after it at a barrier.
+SK_DEVICE bool arrives_last(i32* counter, i32 of) {
+  __threadfence();
+  const bool last = atomicAdd(counter, 1) == of - 1;
+  if (last) atomicExch(counter, 0);
+  __threadfence();
+  return last;
+}
+SK_DEVICE void share_writes() { __threadfence(); }      // before the barrier in front of arrives_last
 #endif
 
 #if SK_AMD
@@ -104,8 +124,24 @@ SK_DEVICE u32 from_lane(u32 v, int lane) {                    // of the own grou
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) {
   return static_cast<u32>(__builtin_amdgcn_ds_swizzle(static_cast<int>(v), (MASK << 10) | 0x1f));
 }
-SK_DEVICE void load_once(U4& v, const u8* p, bool wanted) { if (wanted) v = *reinterpret_cast<const U4*>(p); }
-SK_DEVICE void load_once(u32& v, const u8* p, bool wanted) { if (wanted) v = *reinterpret_cast<const u32*>(p); }
+SK_DEVICE void meet_lanes() {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+}
+extern "C" __attribute__((shared, aligned(16))) u8 skipstone_dynamic[];
+SK_DEVICE u8* dynamic_shared() { return reinterpret_cast<u8*>(&skipstone_dynamic[0]); }
+SK_DEVICE void copy_later(u8* to, const u8* from) { *reinterpret_cast<U4*>(to) = *reinterpret_cast<const U4*>(from); }
+SK_DEVICE void close_copies() {}
+template <int LEFT> SK_DEVICE void wait_copies() {}
+SK_DEVICE bool arrives_last(i32* counter, i32 of) {
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");
+  const bool last = __hip_atomic_fetch_add(counter, 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT) == of - 1;
+  if (last) __hip_atomic_store(counter, 0, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "agent");
+  return last;
+}
+SK_DEVICE void share_writes() { __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent"); }
 SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) {          // v_perm_b32 counts bytes 0..3 in its second operand
   return __builtin_amdgcn_perm(b, a, (selector & 7) | (selector & 0x70) << 4 | (selector & 0x700) << 8 | (selector & 0x7000) << 12);
 }
@@ -115,8 +151,17 @@ SK_DEVICE int block() { return emulate::block(); }
 SK_DEVICE void barrier() { emulate::barrier(); }
 SK_DEVICE u32 from_lane(u32 v, int lane) { return emulate::from_lane(v, lane); }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return emulate::from_lane(v, (emulate::thread() & 31) ^ MASK); }
-SK_DEVICE void load_once(U4& v, const u8* p, bool wanted) { if (wanted) __builtin_memcpy(&v, p, 16); }
-SK_DEVICE void load_once(u32& v, const u8* p, bool wanted) { if (wanted) __builtin_memcpy(&v, p, 4); }
+SK_DEVICE void meet_lanes() { emulate::meet_lanes(); }
+SK_DEVICE u8* dynamic_shared() { return emulate::dynamic_shared(); }
+SK_DEVICE void copy_later(u8* to, const u8* from) { emulate::copy_later(to, from); }
+SK_DEVICE void close_copies() { emulate::close_copies(); }
+template <int LEFT> SK_DEVICE void wait_copies() { emulate::wait_copies(LEFT); }
+SK_DEVICE bool arrives_last(i32* counter, i32 of) {
+  const bool last = ++*counter == of;
+  if (last) *counter = 0;
+  return last;
+}
+SK_DEVICE void share_writes() {}
 SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) {
   u32 out = 0;
   for (int i = 0; i < 4; ++i) {

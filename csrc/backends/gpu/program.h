@@ -1,4 +1,5 @@
-// A recorded forward pass (csrc/program/program.h) on a card. Row-wise operations are strung together into one kernel between two matmuls.
+// A recorded forward pass (csrc/program/program.h) on a card. planner.cpp turns its operations into few kernels: what stands between two matmuls becomes
+// the end of the first, part of attention, or one kernel that strings row-wise operations together.
 #pragma once
 #include <map>
 #include <mutex>
@@ -31,6 +32,9 @@ class GpuProgram {
   int64_t hidden_width() const { return hidden_width_; }
   int64_t input_width() const { return input_width_; }
   bool borrows() const { return borrows_; }
+  const std::vector<StateSpec>& states() const { return states_; }
+  // Kernels of a pass of one row, in order, for tests and whoever wants to know.
+  std::vector<std::string> kernels() const;
 
   // As Program::run and Program::chain.
   void run(std::span<const GpuAppend> parts, const float* hidden, Want want, bool last_only, float* logits, int32_t* choices, float* hidden_out);
@@ -38,47 +42,74 @@ class GpuProgram {
 
  private:
   enum class Kind { rows, matmul, attention, delta };
-  struct Step {                          // one kernel
-    Kind kind;
+  struct Step {                          // one kernel, or one for each weight type
+    Kind kind = Kind::rows;
     std::vector<Piece> pieces;
-    std::shared_ptr<const DeviceWeight> weight;
-    int input = -1, output = -1;         // buffers
+    // Of a matmul: weights that share their type; buffers by number.
+    std::vector<std::shared_ptr<const DeviceWeight>> weights;
+    std::vector<int> outputs;            // -1: not wanted as floats
+    int input = -1, x = -1;              // the buffer, for unquantized weights; the activations
+    int residual = -1, to = -1;          // buffer, activations
+    MatmulEnd end = store_end;
+    float scale = 1.0f;
+    const float* norm = nullptr;
     AttentionArgs attention{};
+    int q = -1, k = -1, v = -1;
+    int q_angles = -1, k_angles = -1;    // tables
     DeltaArgs delta{};
   };
+  // Quantized activations of all rows of a pass; deferred: of a norm without its factor, with their sums of squares.
+  struct Activations {
+    int64_t columns;
+    bool deferred = false;
+    float eps = 0.0f;
+    int born = 0, dies = 0;
+    int64_t offset = 0;
+  };
   struct Shape {                         // of a pass: what its kernels' grids follow from
-    int rows, parts, chunks, wanted, want, cache_type;
+    int rows, parts, splits, wanted, want, cache_type;
     auto operator<=>(const Shape&) const = default;
   };
   class Planner;
   void issue(const Shape& shape);
   void issue_rows(const std::vector<Piece>& pieces, int rows, const int* wanted);
-  void issue_matmul(const DeviceWeight& w, const float* x, int x_width, float* y, int64_t y_width, int rows);
+  void issue_plain(const DeviceWeight& w, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows);
+  void issue_matmul(const DeviceWeight& w, MatmulArgs args, int units, int rows);
+  void issue_step(const Step& s, int rows);
+  void issue_attention(Step& s, const Shape& shape);
   void issue_head(int first, int rows, int want);
   void pass(std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions, const std::vector<int>& wanted, const std::vector<int32_t>& tokens,
             const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out);
+  int64_t rows_that_fit(int64_t longest) const;
+  int most_splits(const std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions) const;
+  void forget_recordings();
+  void cover_angles(int64_t positions);
   float* buffer(int id) const { return values_.as<float>(slot_[static_cast<size_t>(id)] * pass_rows); }
   const float* constant(const std::vector<float>& values);
-  unsigned char* activations(int chunks, int first_row) const;
+  int angles(const std::vector<float>& frequencies);
+  unsigned char* activations(int id) const { return activation_memory_.as<unsigned char>(activations_[static_cast<size_t>(id)].offset); }
+  float* squares(int id) const;
   bool grow(Memory& memory, int64_t bytes);
 
   std::shared_ptr<Driver> driver_;
   std::vector<int64_t> widths_;
   std::vector<StateSpec> states_;
   std::vector<Step> steps_;
+  std::vector<Activations> activations_;
   std::vector<int64_t> slot_;            // of a buffer: offset a row, in floats
   std::vector<std::vector<float>> frequencies_;
-  std::vector<Memory> angles_;           // by table: cosines, then sines, a row
+  std::vector<Memory> angles_;           // by table: cosines, then sines, a position
+  int64_t angle_positions_ = 0;
   std::vector<Memory> constants_;
-  Memory values_, tables_, quantized_, partial_, mixed_, gates_, updates_, work_, head_input_, logits_, best_, ids_, choices_;
+  Memory values_, activation_memory_, tables_, partial_, arrived_, mixed_, gates_, updates_, work_, head_input_, head_activations_, logits_, best_, ids_, choices_;
   PassTables pass_{};
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
   int hidden_buffer_ = -1, input_buffer_ = -1, head_buffer_ = -1, embed_buffer_ = -1;
   std::shared_ptr<Weight> embedding_;
   float embedding_scale_ = 1.0f, softcap_ = 0.0f;
   std::shared_ptr<const DeviceWeight> head_;
-  int64_t most_chunks_ = 1, head_chunks_ = 1;       // 256-column chunks of the widest quantized input
-  int64_t attention_floats_ = 0;         // of partial results, per row and chunk
+  int64_t attention_floats_ = 0;         // of partial results, per row and split
+  int64_t most_kv_heads_ = 1;
   int64_t delta_work_ = 0;
   bool borrows_ = false;
   std::map<Shape, std::pair<int, void*>> recordings_;      // how often a shape was seen, and its recording

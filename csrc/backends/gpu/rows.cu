@@ -1,12 +1,12 @@
 // Operations that compute a row from that row alone: a block a row runs a list of pieces, a barrier between two. What a piece's fields hold:
 //   norm       a -> y, n wide, groups of m, weights c or none, f = eps          add       a, b -> y, n wide, f = scale
-//   rope       a -> y, n wide, head m, k rotated, c = cosines, sines a row       silu, gelu, sigmoid  a, b -> y, n wide
+//   rope       a -> y, n wide, head m, k rotated, c = cosines, sines a position      silu, gelu, sigmoid  a, b -> y, n wide
 //   split      a -> y, z, n = heads, m = head                                   concat    a, b -> y, n and m wide
-//   quantize   a -> to, n columns, m chunks                                     store     a, b = keys, values -> cache
-//   join       a = partial results -> y, n = heads, m = chunks a row, k: borrows        gather    a[wanted row] -> y, n wide
+//   quantize   a -> to, n columns, m chunks                                     gather    a[wanted row] -> y, n wide
 //   mix        a = qkv, b, c = gates a and b -> y = mixed, z = gamma, beta; d = taps, decay, dt_bias; n = channels, m = kernel, k = head, l = key heads
 //   gated      a, b = z -> y, c = norm weights, d = qkv to be remembered, n = value heads, m = head, k = channels, f = eps
-#include "backends/gpu/cache.h"
+#include "backends/gpu/pass.h"
+#include "backends/gpu/quantize.h"
 
 namespace skipstone::gpu {
 
@@ -42,7 +42,7 @@ SK_DEVICE void norm(const Piece& p, const float* x, float* y, float* shared_sums
   }
 }
 
-SK_DEVICE void rope(const Piece& p, int row, const float* x, float* y) {
+SK_DEVICE void rope(const Piece& p, int position, const float* x, float* y) {
   const int half = p.k / 2;
   for (int i = thread(); i < p.n; i += rows_threads) {
     const int j = i % p.m, h = i - j;
@@ -51,77 +51,16 @@ SK_DEVICE void rope(const Piece& p, int row, const float* x, float* y) {
       continue;
     }
     const int pair = j < half ? j : j - half;
-    const float c = p.c[2 * half * row + pair], s = p.c[2 * half * row + half + pair], a = x[h + pair], b = x[h + half + pair];
+    const float* angles = p.c + i64(2 * half) * position;
+    const float c = angles[pair], s = angles[half + pair], a = x[h + pair], b = x[h + half + pair];
     y[i] = j < half ? add(mul(a, c), -mul(b, s)) : add(mul(b, c), mul(a, s));
   }
 }
 
-// Blocks of 32 to int8 with scale = largest / 127, as the CPU's quantize: same operations, same bits. A lane a value, a warp a block.
 SK_DEVICE void quantize_row(const Piece& p, int row, const float* x, int begin, int end) {
-  const int i = thread() & 31;
   for (int b = begin / 32 + (thread() >> 5); b < 8 * p.m && 32 * b < end; b += rows_threads / 32) {
-    const int at = 32 * b + i;
-    const float v = at < p.n ? x[at] : 0.0f;
-    u32 largest_bits = bits<u32>(v) & 0x7fffffffu;      // of numbers without sign, the bits are in the numbers' order
-    const auto take = [&](u32 other) { largest_bits = other > largest_bits ? other : largest_bits; };
-    take(swap_lanes<16>(largest_bits));
-    take(swap_lanes<8>(largest_bits));
-    take(swap_lanes<4>(largest_bits));
-    take(swap_lanes<2>(largest_bits));
-    take(swap_lanes<1>(largest_bits));
-    const float largest = bits<float>(largest_bits);
-    const bool counts = largest > 1e-30f;
-    const float inverse = counts ? divide(127.0f, largest) : 0.0f, scale = counts ? divide(largest, 127.0f) : 0.0f;
-    const i32 q = static_cast<i32>(round_even(mul(v, inverse)));
-    u32 sum = static_cast<u32>(q);
-    sum += swap_lanes<16>(sum);
-    sum += swap_lanes<8>(sum);
-    sum += swap_lanes<4>(sum);
-    sum += swap_lanes<2>(sum);
-    sum += swap_lanes<1>(sum);
-    const i64 group = i64(4 * pair_bytes) * p.m * (row / most_rows);
-    u8* out = p.to + group + i64(pair_bytes) * (b / 2) + group_bytes * (row % most_rows / 8);
-    const int g = row % 8, lane = 4 * g + (i & 15) / 4;
-    out[16 * lane + 8 * (b & 1) + 4 * (i >> 4) + (i & 3)] = static_cast<u8>(q);
-    if (i == 0) {
-      const int to = 4 * (g >> 1) + 2 * (b & 1) + (g & 1);
-      reinterpret_cast<float*>(out + scale_bytes)[to] = scale;
-      reinterpret_cast<float*>(out + sum_bytes)[to] = mul(scale, static_cast<float>(static_cast<i32>(sum)));
-    }
-  }
-}
-
-SK_DEVICE void store(const Piece& p, const PassTables& pass, int row, const float* keys, const float* values) {
-  const PartRecord& part = pass.parts[pass.part_of[row]];
-  const Cache& c = p.cache;
-  const int position = pass.position[row], width = c.kv_heads * c.head;
-  for (int i = thread(); i < 2 * width; i += rows_threads) {
-    const int which = i / width, j = i % width;
-    const i64 at = (i64(which * c.kv_heads + j / c.head) * chunk_positions + position % chunk_positions) * c.head + j % c.head;
-    void* chunk = chunk_of(part.chunks, part.capacity, c, position / chunk_positions);
-    const float v = which ? values[j] : keys[j];
-    if (c.type == 0) static_cast<float*>(chunk)[at] = v;
-    else static_cast<u16*>(chunk)[at] = static_cast<u16>(c.type == 1 ? to_half(v) : to_brain(v));
-  }
-}
-
-// The chunks' results in order: the running (largest, total, value) takes in the next one.
-SK_DEVICE void join(const Piece& p, const PassTables& pass, int row, float* y) {
-  const Visible v = visible(pass.parts[pass.part_of[row]], pass.position[row], p.cache.window, p.k);
-  const int head = p.cache.head, count = (v.high + chunk_positions - 1) / chunk_positions - v.low / chunk_positions;
-  for (int i = thread(); i < p.n * head; i += rows_threads) {
-    const int h = i / head, d = i % head;
-    const float* from = p.a + (i64(row) * p.n + h) * p.m * (head + 2);
-    float largest = from[head], total = from[head + 1], value = from[d];
-    for (int c = 1; c < count; ++c) {
-      from += head + 2;
-      const float other = from[head], both = larger(largest, other);
-      const float keep = exponential(add(largest, -both)), take = exponential(add(other, -both));
-      total = fma(from[head + 1], take, mul(total, keep));
-      value = fma(from[d], take, mul(value, keep));
-      largest = both;
-    }
-    y[i] = mul(value, divide(1.0f, total));
+    const int at = 32 * b + (thread() & 31);
+    quantize_block(at < p.n ? x[at] : 0.0f, p.to + i64(4 * pair_bytes) * p.m * (row / most_rows), row % most_rows, b);
   }
 }
 
@@ -184,15 +123,12 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
   const int t = thread();
   switch (p.kind) {
     case norm_piece: return norm(p, a, y, shared_sums);
-    case rope_piece: return rope(p, row, a, y);
+    case rope_piece: return rope(p, pass.position[row], a, y);
     case silu_piece:
-      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(mul(a[i], sigmoid(a[i])), b[i]);
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(silu(a[i]), b[i]);
       return;
-    case gelu_piece:                             // the tanh form; 0.5 (1 + tanh u) = sigmoid(2u)
-      for (int i = begin + t; i < p.n && i < end; i += rows_threads) {
-        const float g = a[i];
-        y[i] = mul(mul(g, sigmoid(mul(g, fma(mul(g, g), 2.0f * 0.7978845608f * 0.044715f, 2.0f * 0.7978845608f)))), b[i]);
-      }
+    case gelu_piece:
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(gelu_tanh(a[i]), b[i]);
       return;
     case sigmoid_piece:
       for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(a[i], sigmoid(b[i]));
@@ -211,8 +147,6 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
       for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = p.f == 1.0f ? add(a[i], b[i]) : mul(add(a[i], b[i]), p.f);
       return;
     case quantize_piece: return quantize_row(p, row, a, begin, end);
-    case store_piece: return store(p, pass, row, a, b);
-    case join_piece: return join(p, pass, row, y);
     case mix_piece: return mix(p, pass, row);
     case gated_piece: return gated(p, pass, row, a, b, y);
     case gather_piece: {

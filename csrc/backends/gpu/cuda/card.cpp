@@ -12,7 +12,7 @@
 namespace skipstone::gpu {
 namespace {
 
-constexpr cuda::Result out_of_memory = 2, no_image_for_device = 209, unsupported_ptx = 222;
+constexpr int out_of_memory = 2, no_image_for_device = 209, unsupported_ptx = 222;
 
 DeviceInfo describe(int index, const cuda::Card& card) {
   DeviceInfo d;
@@ -22,6 +22,8 @@ DeviceInfo describe(int index, const cuda::Card& card) {
   d.processors = card.processors;
   d.major = card.major;
   d.minor = card.minor;
+  d.shared_a_processor = card.shared_a_processor;
+  d.shared_a_block = card.shared_a_block;
   if (10 * d.major + d.minor < 75) d.problem = "compute capability " + std::to_string(d.major) + "." + std::to_string(d.minor) + " is too old; 7.5 or newer is needed";
   return d;
 }
@@ -52,8 +54,13 @@ class CudaDriver final : public Driver {
   Address allocate(int64_t bytes) override {
     enter();
     Address memory = 0;
-    const cuda::Result r = f_.cuMemAlloc_v2(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1));
-    if (r == out_of_memory) throw std::bad_alloc();
+    const int r = f_.cuMemAlloc_v2(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1));
+    if (r == out_of_memory) {
+      size_t free = 0, total = 0;
+      f_.cuMemGetInfo_v2(&free, &total);
+      throw DeviceError(info_.name + " (" + info_.description + ") has no memory left: " + std::to_string(bytes >> 20) + " MiB were asked for, " + std::to_string(free >> 20) + " of " + std::to_string(total >> 20) +
+                        " MiB are free; use a smaller model, a shorter context, or device='cpu'");
+    }
     check(r, "allocate memory");
     return memory;
   }
@@ -65,12 +72,17 @@ class CudaDriver final : public Driver {
   }
   void write(Address to, const void* from, int64_t bytes) override {
     enter();
-    check(f_.cuMemcpyHtoDAsync_v2(to, from, static_cast<size_t>(bytes), stream_), "take data");      // from pageable memory: staged before it returns
+    if (void* staged = stage(bytes)) {
+      memcpy(staged, from, static_cast<size_t>(bytes));
+      from = staged;
+    }
+    check(f_.cuMemcpyHtoDAsync_v2(to, from, static_cast<size_t>(bytes), stream_), "take data");      // pageable memory is staged before it returns
   }
   void read(void* to, Address from, int64_t bytes) override {
     enter();
-    check(f_.cuMemcpyDtoHAsync_v2(to, from, static_cast<size_t>(bytes), stream_), "hand back results");
-    wait();
+    void* staged = stage(bytes);
+    check(f_.cuMemcpyDtoHAsync_v2(staged ? staged : to, from, static_cast<size_t>(bytes), stream_), "hand back results");
+    if (staged) results_.push_back({to, staged, bytes});
   }
   void copy(Address to, Address from, int64_t bytes) override {
     enter();
@@ -80,21 +92,34 @@ class CudaDriver final : public Driver {
     enter();
     check(f_.cuMemsetD8Async(to, 0, static_cast<size_t>(bytes), stream_), "clear memory");
   }
-  void launch(const char* kernel, int blocks, int threads, const void* arguments) override {
+  void launch(const char* kernel, int blocks, int threads, const void* arguments, int shared_bytes) override {
     enter();
-    cuda::Function& function = functions_[kernel];
-    if (!function) check(f_.cuModuleGetFunction(&function, module_, kernel), kernel);
+    Kernel& k = kernels_[kernel];
+    if (!k.function) {
+      check(f_.cuModuleGetFunction(&k.function, module_, kernel), kernel);
+      // Kernels share a processor only where they split its memory alike.
+      constexpr int preferred_carveout = 9, percent = 85;
+      f_.cuFuncSetAttribute(k.function, preferred_carveout, percent);
+    }
+    if (shared_bytes > k.shared_bytes) {
+      constexpr int most_dynamic_shared = 8;
+      check(f_.cuFuncSetAttribute(k.function, most_dynamic_shared, shared_bytes), kernel);
+      k.shared_bytes = shared_bytes;
+    }
     void* list[] = {const_cast<void*>(arguments)};
     // The next kernel's blocks may come and ask for weights before this one has ended; every kernel waits before it reads anything else.
     cuda::LaunchAttribute early{};
     early.id = cuda::programmatic_stream_serialization;
     early.value = 1;
-    const cuda::LaunchConfig config{{static_cast<unsigned>(blocks), 1, 1}, {static_cast<unsigned>(threads), 1, 1}, 0, stream_, &early, info_.major >= 9 ? 1u : 0u};
-    check(f_.cuLaunchKernelEx(&config, function, list, nullptr), kernel);
+    const cuda::LaunchConfig config{{static_cast<unsigned>(blocks), 1, 1}, {static_cast<unsigned>(threads), 1, 1}, static_cast<unsigned>(shared_bytes), stream_, &early, info_.major >= 9 ? 1u : 0u};
+    check(f_.cuLaunchKernelEx(&config, k.function, list, nullptr), kernel);
   }
   void wait() override {
     enter();
     check(f_.cuStreamSynchronize(stream_), "finish its work");
+    for (const Result& r : results_) memcpy(r.to, r.staged, static_cast<size_t>(r.bytes));
+    results_.clear();
+    staged_bytes_ = 0;
   }
   void begin_recording() override {
     enter();
@@ -123,12 +148,32 @@ class CudaDriver final : public Driver {
   void check(cuda::Result r, const char* what) const {
     if (r) throw DeviceError(info_.name + " (" + info_.description + ") could not " + what + ": " + cuda::describe(f_, r));
   }
+  // Memory that the card reads and writes by itself, until the next wait; null: none is left.
+  void* stage(int64_t bytes) {
+    constexpr int64_t most = int64_t{8} << 20;
+    if (!stage_ && f_.cuMemHostAlloc(&stage_, most, 0)) stage_ = nullptr;
+    if (!stage_ || bytes > most - staged_bytes_) return nullptr;
+    void* at = static_cast<char*>(stage_) + staged_bytes_;
+    staged_bytes_ += (bytes + 63) / 64 * 64;
+    return at;
+  }
+  struct Kernel {
+    cuda::Function function = nullptr;
+    int shared_bytes = 0;
+  };
+  struct Result {
+    void *to, *staged;
+    int64_t bytes;
+  };
   const cuda::Driver& f_;
   DeviceInfo info_;
   cuda::Context context_ = nullptr;
   cuda::Module module_ = nullptr;
   cuda::Stream stream_ = nullptr;
-  std::map<std::string, cuda::Function> functions_;
+  std::map<std::string, Kernel> kernels_;
+  void* stage_ = nullptr;
+  int64_t staged_bytes_ = 0;
+  std::vector<Result> results_;
 };
 
 }  // namespace

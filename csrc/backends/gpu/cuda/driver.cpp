@@ -97,7 +97,7 @@ std::vector<Card> cards(std::string& why) {
   if (count == 0) why = "NVIDIA's driver is installed, but it shows no card (CUDA_VISIBLE_DEVICES may hide it).";
   std::vector<Card> found;
   for (int i = 0; i < count; ++i) {
-    constexpr int processors = 16, l2_bytes = 38, major = 75, minor = 76;      // CUdevice_attribute
+    constexpr int processors = 16, l2_bytes = 38, shared_a_processor = 81, shared_a_block = 97, major = 75, minor = 76;      // CUdevice_attribute
     Device device = 0;
     Card card;
     char name[256] = {};
@@ -108,6 +108,8 @@ std::vector<Card> cards(std::string& why) {
     if (!error) error = d->cuDeviceGetAttribute(&card.minor, minor, device);
     if (!error) error = d->cuDeviceGetAttribute(&card.processors, processors, device);
     if (!error) error = d->cuDeviceGetAttribute(&l2, l2_bytes, device);
+    if (!error) error = d->cuDeviceGetAttribute(&card.shared_a_processor, shared_a_processor, device);
+    if (!error) error = d->cuDeviceGetAttribute(&card.shared_a_block, shared_a_block, device);
     if (!error) error = d->cuDeviceTotalMem_v2(&card.memory_bytes, device);
     if (error) {
       why = "NVIDIA's driver says nothing of card " + std::to_string(i) + ": " + describe(*d, error) + ".";

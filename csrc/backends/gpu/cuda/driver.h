@@ -58,6 +58,7 @@ constexpr int programmatic_stream_serialization = 6;
   F(cuModuleLoadData, (Module* module, const void* image))                                                                           \
   F(cuModuleUnload, (Module module))                                                                                                 \
   F(cuModuleGetFunction, (Function* function, Module module, const char* name))                                                      \
+  F(cuFuncSetAttribute, (Function function, int attribute, int value))                                                              \
   F(cuMemAlloc_v2, (Address* address, size_t bytes))                                                                                 \
   F(cuMemFree_v2, (Address address))                                                                                                 \
   F(cuMemHostAlloc, (void** address, size_t bytes, unsigned flags))                                                                  \
@@ -94,7 +95,7 @@ struct Driver {
 struct Card {
   std::string name;
   int major = 0, minor = 0;                      // compute capability
-  int processors = 0;
+  int processors = 0, shared_a_processor = 0, shared_a_block = 0;
   size_t memory_bytes = 0, l2_bytes = 0;
 };
 

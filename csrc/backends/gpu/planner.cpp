@@ -1,0 +1,518 @@
+// From recorded operations to kernels. What a matmul's end or attention can do on the way is taken out of the list first:
+//   add after a matmul, and the norm after that      the matmul's end; the norm's factor is left to whoever multiplies its result
+//   glu after gate and up                            the matmul's end
+//   split_heads, rms_norm, rope before attention, sigmoid_gate after it, and the quantization of what comes out      attention
+// What remains runs row by row, strung together. All of it depends on the program alone, never on a pass, so a row's bits do not either.
+#include "backends/gpu/planner.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/rowwise.h"
+#include "runtime/error.h"
+
+namespace skipstone::gpu {
+
+GpuProgram::Planner::Planner(GpuProgram& p, const std::vector<Attributes>& operations)
+    : p_(p), ops_(operations), producer_(p.widths_.size(), -1), users_(p.widths_.size()), absorbed_(operations.size()), fused_(operations.size()), quantized_(p.widths_.size(), -1),
+      born_(p.widths_.size(), 0), dies_(p.widths_.size(), 0), setting_{p.widths_, p.states_, p.frequencies_, p.hidden_width_, p.input_width_, p.vocabulary_, p.borrows_} {
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    const Attributes& a = ops_[i];
+    for (int id : a.inputs) {
+      if (id < 0 || id >= static_cast<int>(p.widths_.size()) || producer_[static_cast<size_t>(id)] < 0) a.fail("reads buffer " + std::to_string(id) + " before anything wrote it");
+      users_[static_cast<size_t>(id)].push_back(static_cast<int>(i));
+    }
+    for (int id : a.outputs) {
+      if (id < 0 || id >= static_cast<int>(p.widths_.size()) || producer_[static_cast<size_t>(id)] >= 0) a.fail("writes buffer " + std::to_string(id) + ", which does not exist or was written before");
+      producer_[static_cast<size_t>(id)] = static_cast<int>(i);
+    }
+  }
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    if (ops_[i].kind == "matmul") fuse_matmul(static_cast<int>(i));
+    if (ops_[i].kind == "attention" || ops_[i].kind == "attend") fuse_attention(static_cast<int>(i));
+  }
+  for (size_t i = 0; i < ops_.size(); ++i)
+    if (!absorbed_[i]) add(ops_[i], fused_[i]);
+  if (!p.vocabulary_) throw ModelError("a program needs an embedding or a head");
+  flush();
+  for (int id : {p.hidden_buffer_, p.head_buffer_})
+    if (id >= 0) dies_[static_cast<size_t>(id)] = stage_;
+  for (int id : {p.embed_buffer_, p.input_buffer_})
+    if (id >= 0) born_[static_cast<size_t>(id)] = 0;
+  place();
+}
+
+bool GpuProgram::Planner::all_quantized(const Attributes& a) {
+  const auto it = a.weights.find("weights");
+  return a.kind == "matmul" && it != a.weights.end() && std::all_of(it->second.begin(), it->second.end(), [](const auto& w) { return w->type().unpack != nullptr; });
+}
+
+// Whoever reads it takes quantized activations.
+bool GpuProgram::Planner::only_multiplied(int id) const {
+  const auto& users = users_[static_cast<size_t>(id)];
+  return !users.empty() && std::all_of(users.begin(), users.end(), [&](int u) { return all_quantized(ops_[static_cast<size_t>(u)]); });
+}
+
+int GpuProgram::Planner::only_user(int id, const char* kind) const {
+  const auto& users = users_[static_cast<size_t>(id)];
+  return users.size() == 1 && ops_[static_cast<size_t>(users[0])].kind == kind ? users[0] : -1;
+}
+
+void GpuProgram::Planner::fuse_matmul(int index) {
+  const Attributes& a = ops_[static_cast<size_t>(index)];
+  if (!all_quantized(a) || a.inputs.size() != 1) return;
+  const auto& weights = a.weights.at("weights");
+  Fused& f = fused_[static_cast<size_t>(index)];
+  if (weights.size() == 2 && a.outputs.size() == 2) {
+    const int glu = only_user(a.outputs[0], "glu");
+    if (glu < 0 || glu != only_user(a.outputs[1], "glu")) return;
+    const Attributes& g = ops_[static_cast<size_t>(glu)];
+    if (g.inputs != a.outputs || g.outputs.size() != 1 || &weights[0]->type() != &weights[1]->type() || width(a.outputs[0]) != width(a.outputs[1]) || width(a.outputs[0]) != width(g.outputs[0]) ||
+        width(a.outputs[0]) % unit_rows || weights[0]->rows() != weights[1]->rows() || !only_multiplied(g.outputs[0])) return;
+    f.glu = glu;
+    absorbed_[static_cast<size_t>(glu)] = true;
+  } else if (weights.size() == 1 && a.outputs.size() == 1) {
+    const int sum = only_user(a.outputs[0], "add");
+    if (sum < 0) return;
+    const Attributes& s = ops_[static_cast<size_t>(sum)];
+    if (s.inputs.size() != 2 || s.outputs.size() != 1 || s.inputs[0] == s.inputs[1]) return;
+    const int other = s.inputs[0] == a.outputs[0] ? s.inputs[1] : s.inputs[0];
+    if (producer_[static_cast<size_t>(other)] >= index || width(other) != width(a.outputs[0]) || width(s.outputs[0]) != width(other)) return;
+    f.sum = sum;
+    f.residual = other;
+    absorbed_[static_cast<size_t>(sum)] = true;
+    if (width(other) % unit_rows) return;
+    for (int u : users_[static_cast<size_t>(s.outputs[0])]) {
+      const Attributes& n = ops_[static_cast<size_t>(u)];
+      if (n.kind != "rms_norm" || n.outputs.size() != 1 || n.integer("group") != width(other) || !only_multiplied(n.outputs[0])) continue;
+      f.norm = u;
+      absorbed_[static_cast<size_t>(u)] = true;
+      return;
+    }
+  }
+}
+
+// From attention's input back to what a matmul made: takes what prepare_head does out of the list.
+int GpuProgram::Planner::fuse_head(int id, int64_t head, bool turned, HeadFused& h) {
+  const auto step = [&](const char* kind) -> const Attributes* {
+    const int at = producer_[static_cast<size_t>(id)];
+    const Attributes& a = ops_[static_cast<size_t>(at)];
+    if (a.kind != kind || users_[static_cast<size_t>(id)].size() != 1 || a.inputs.size() != 1) return nullptr;
+    if (std::string(kind) != "split_heads" && (a.outputs.size() != 1 || width(a.inputs[0]) != width(id))) return nullptr;
+    return &a;
+  };
+  const auto take = [&](const Attributes& a) {
+    absorbed_[static_cast<size_t>(producer_[static_cast<size_t>(id)])] = true;
+    id = a.inputs[0];
+  };
+  if (const Attributes* a = turned ? step("rope") : nullptr; a && head_size(*a) == head) {
+    h.rotated = static_cast<int>(rotated(*a, head));
+    h.angles = p_.angles(a->vector("frequencies", h.rotated / 2));
+    take(*a);
+  }
+  if (const Attributes* a = step("rms_norm"); a && a->integer("group") == head) {
+    h.normed = true;
+    h.eps = a->number("eps");
+    if (a->vectors.count("weight")) h.norm = p_.constant(a->vector("weight", head));
+    take(*a);
+  }
+  return id;
+}
+
+void GpuProgram::Planner::fuse_attention(int index) {
+  const Attributes& a = ops_[static_cast<size_t>(index)];
+  const bool borrows = a.kind == "attend";
+  if (a.inputs.size() != (borrows ? 1u : 3u) || a.outputs.size() != 1) return;      // said in add_attention
+  Fused& f = fused_[static_cast<size_t>(index)];
+  const int64_t head = head_size(a), heads = positive(a, "heads", 4096), kv_heads = positive(a, "kv_heads", 4096);
+  if (heads % kv_heads || width(a.inputs[0]) != heads * head) return;
+  f.q.id = fuse_head(a.inputs[0], head, true, f.q);
+  if (!borrows) {
+    f.k.id = fuse_head(a.inputs[1], head, true, f.k);
+    f.v.id = fuse_head(a.inputs[2], head, false, f.v);
+  }
+  f.out = a.outputs[0];
+  // q beside a gate: the split, and the gate after attention.
+  const int split = producer_[static_cast<size_t>(f.q.id)], gate = only_user(f.out, "sigmoid_gate");
+  if (split >= 0 && gate >= 0 && ops_[static_cast<size_t>(split)].kind == "split_heads" && users_[static_cast<size_t>(f.q.id)].size() == 1) {
+    const Attributes &s = ops_[static_cast<size_t>(split)], &g = ops_[static_cast<size_t>(gate)];
+    if (s.outputs.size() == 2 && s.outputs[0] == f.q.id && head_size(s) == head && g.inputs.size() == 2 && g.inputs[0] == f.out && g.inputs[1] == s.outputs[1] && g.outputs.size() == 1 &&
+        users_[static_cast<size_t>(s.outputs[1])].size() == 1 && width(s.inputs[0]) == 2 * heads * head && width(g.outputs[0]) == heads * head) {
+      absorbed_[static_cast<size_t>(split)] = absorbed_[static_cast<size_t>(gate)] = true;
+      f.q.id = s.inputs[0];
+      f.gated = true;
+      f.out = g.outputs[0];
+    }
+  }
+  // Blocks of 32 activations must not reach over what one block of the kernel has at once.
+  f.quantizes = only_multiplied(f.out) && heads / kv_heads * head % unit_rows == 0 && heads / kv_heads % 4 * head % unit_rows == 0;
+}
+
+void GpuProgram::Planner::flush() {
+  if (open_) ++stage_;
+  open_ = false;
+}
+
+// Into the stretch of row-wise pieces that is open.
+void GpuProgram::Planner::piece(Piece piece, Ids id) {
+  if (!open_ || p_.steps_.back().pieces.size() == most_pieces) {
+    flush();
+    p_.steps_.emplace_back();
+    ids.emplace_back();
+    open_ = true;
+  }
+  auto set = [&](int buffer, int& stride) { if (buffer >= 0) stride = static_cast<int>(width(buffer)); };
+  set(id.a, piece.a_stride);
+  set(id.b, piece.b_stride);
+  set(id.y, piece.y_stride);
+  for (int buffer : {id.a, id.b, id.d}) if (buffer >= 0) reads(buffer);
+  for (int buffer : {id.y, id.z}) if (buffer >= 0) writes(buffer);
+  if (id.to >= 0) made(id.to);
+  p_.steps_.back().pieces.push_back(piece);
+  ids.back().push_back(id);
+}
+
+GpuProgram::Step& GpuProgram::Planner::kernel(Kind kind) {
+  flush();
+  p_.steps_.emplace_back();
+  p_.steps_.back().kind = kind;
+  ids.emplace_back();
+  return p_.steps_.back();
+}
+
+int GpuProgram::Planner::new_activations(int64_t columns) {
+  p_.activations_.push_back({columns});
+  return static_cast<int>(p_.activations_.size()) - 1;
+}
+
+void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
+  const auto& in = a.inputs;
+  const auto& out = a.outputs;
+  Piece q{};
+  auto n_of = [&](int id) { return static_cast<int>(width(id)); };
+  if (a.kind == "embed") {
+    if (p_.embedding_) a.fail("per-layer embeddings cannot be run on a card yet; use device='cpu'");
+    p_.embedding_ = one_weight(a);
+    expect_counts(a, 0, 1);
+    if (p_.embedding_->columns() != width(out[0])) a.fail("the table has " + std::to_string(p_.embedding_->columns()) + " columns; expected " + std::to_string(width(out[0])));
+    p_.embedding_scale_ = a.number("scale");
+    p_.embed_buffer_ = out[0];
+    p_.vocabulary_ = p_.vocabulary_ ? std::min(p_.vocabulary_, p_.embedding_->rows()) : p_.embedding_->rows();
+  } else if (a.kind == "input") {
+    expect_counts(a, 0, 1);
+    p_.input_buffer_ = out[0];
+    p_.input_width_ = width(out[0]);
+  } else if (a.kind == "hidden") {
+    expect_counts(a, 1, 0);
+    p_.hidden_buffer_ = in[0];
+    p_.hidden_width_ = width(in[0]);
+  } else if (a.kind == "rms_norm") {
+    expect_counts(a, 1, 1);
+    expect_width(a, setting_, out[0], width(in[0]));
+    q.kind = norm_piece;
+    q.n = n_of(in[0]);
+    q.m = static_cast<int>(positive(a, "group"));
+    if (q.n % q.m) a.fail("groups of " + std::to_string(q.m) + " do not divide a width of " + std::to_string(q.n));
+    q.f = a.number("eps");
+    if (a.vectors.count("weight")) q.c = p_.constant(a.vector("weight", q.m));
+    piece(q, {in[0], -1, -1, out[0]});
+  } else if (a.kind == "rope") {
+    expect_counts(a, 1, 1);
+    expect_width(a, setting_, out[0], width(in[0]));
+    q.kind = rope_piece;
+    q.n = n_of(in[0]);
+    q.m = static_cast<int>(head_size(a));
+    if (q.n % q.m) a.fail("heads of " + std::to_string(q.m) + " do not divide a width of " + std::to_string(q.n));
+    q.k = static_cast<int>(rotated(a, q.m));
+    q.l = p_.angles(a.vector("frequencies", q.k / 2));
+    piece(q, {in[0], -1, -1, out[0]});
+  } else if (a.kind == "glu" || a.kind == "sigmoid_gate" || a.kind == "add") {
+    expect_counts(a, 2, 1);
+    for (int id : in) expect_width(a, setting_, id, width(out[0]));
+    q.n = n_of(out[0]);
+    if (a.kind == "add") q.f = a.number("scale");
+    q.kind = a.kind == "add" ? add_piece : a.kind == "sigmoid_gate" ? sigmoid_piece : activation(a) == silu_end ? silu_piece : gelu_piece;
+    piece(q, {in[0], in[1], -1, out[0]});
+  } else if (a.kind == "split_heads") {
+    expect_counts(a, 1, 2);
+    q.kind = split_piece;
+    q.m = static_cast<int>(head_size(a));
+    q.n = n_of(in[0]) / (2 * q.m);
+    expect_width(a, setting_, in[0], 2 * q.n * q.m);
+    for (int id : out) expect_width(a, setting_, id, q.n * q.m);
+    piece(q, {in[0], -1, -1, out[0], out[1]});
+  } else if (a.kind == "concat") {
+    expect_counts(a, 2, 1);
+    q.kind = concat_piece;
+    q.n = n_of(in[0]);
+    q.m = n_of(in[1]);
+    expect_width(a, setting_, out[0], q.n + q.m);
+    piece(q, {in[0], in[1], -1, out[0]});
+  } else if (a.kind == "matmul") {
+    add_matmul(a, f);
+  } else if (a.kind == "attention" || a.kind == "attend") {
+    add_attention(a, f);
+  } else if (a.kind == "delta_net") {
+    add_delta(a);
+  } else if (a.kind == "head") {
+    expect_counts(a, 1, 0);
+    const auto weight = one_weight(a);
+    if (weight->columns() != width(in[0])) a.fail("the head has " + std::to_string(weight->columns()) + " columns; expected " + std::to_string(width(in[0])));
+    p_.softcap_ = a.number("softcap");
+    if (!(p_.softcap_ >= 0)) a.fail("a soft cap cannot be negative");
+    p_.head_ = on_device(p_.driver_, weight);
+    p_.head_buffer_ = in[0];
+    p_.vocabulary_ = weight->rows();
+  } else {
+    throw DeviceError(p_.driver_->info().name + ": the operation '" + a.kind + "' of this model cannot be run on a card yet; use device='cpu'");
+  }
+}
+
+std::shared_ptr<Weight> GpuProgram::Planner::one_weight(const Attributes& a) {
+  const auto it = a.weights.find("weight");
+  if (it == a.weights.end() || it->second.size() != 1) a.fail("needs one weight");
+  return it->second[0];
+}
+
+MatmulEnd GpuProgram::Planner::activation(const Attributes& a) {
+  const auto word = a.words.find("activation");
+  const std::string name = word == a.words.end() ? "" : word->second;
+  if (name != "silu" && name != "gelu_tanh") a.fail("parameter 'activation' must be silu or gelu_tanh");
+  return name == "silu" ? silu_end : gelu_end;
+}
+
+int64_t GpuProgram::Planner::rotated(const Attributes& a, int64_t head) {
+  const int64_t n = a.integer("rotated");
+  if (n < 2 || n > head || n % 2) a.fail("cannot rotate " + std::to_string(n) + " of " + std::to_string(head) + " values of a head");
+  return n;
+}
+
+void GpuProgram::Planner::add_matmul(const Attributes& a, const Fused& f) {
+  const auto it = a.weights.find("weights");
+  if (it == a.weights.end() || it->second.empty()) a.fail("needs weights");
+  expect_counts(a, 1, it->second.size());
+  const int in = a.inputs[0];
+  std::vector<std::shared_ptr<const DeviceWeight>> weights;
+  bool quantizes = false;
+  for (size_t i = 0; i < it->second.size(); ++i) {
+    if (it->second[i]->columns() != width(in)) a.fail("weight " + std::to_string(i) + " has " + std::to_string(it->second[i]->columns()) + " columns; expected " + std::to_string(width(in)));
+    expect_width(a, setting_, a.outputs[i], it->second[i]->rows());
+    weights.push_back(on_device(p_.driver_, it->second[i]));
+    quantizes = quantizes || weights.back()->plain < 0;
+  }
+  int& x = quantized_[static_cast<size_t>(in)];
+  if (quantizes && x < 0) {
+    x = new_activations(width(in));
+    Piece q{};
+    q.kind = quantize_piece;
+    q.n = static_cast<int>(width(in));
+    q.m = static_cast<int>(chunk_count(width(in)));
+    Ids id{in};
+    id.to = x;
+    piece(q, id);
+  }
+  flush();
+  // Weights of one type share a kernel; all of them read the same activations, so nothing waits between them.
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const bool joins = weights[i]->plain < 0 && p_.steps_.size() && !p_.steps_.back().weights.empty() && p_.steps_.back().x == x && p_.steps_.back().weights[0]->kernel == weights[i]->kernel &&
+                       p_.steps_.back().weights.size() < static_cast<size_t>(most_parts) && i > 0;
+    Step& s = joins ? p_.steps_.back() : kernel(Kind::matmul);
+    s.weights.push_back(weights[i]);
+    s.outputs.push_back(f.glu >= 0 ? -1 : f.sum >= 0 ? ops_[static_cast<size_t>(f.sum)].outputs[0] : a.outputs[i]);
+    if (weights[i]->plain >= 0) {
+      s.input = in;
+      reads(in);
+    } else {
+      s.x = x;
+      used(x);
+    }
+    if (s.outputs.back() >= 0) writes(s.outputs.back());
+  }
+  Step& s = p_.steps_.back();
+  if (f.glu >= 0) {
+    s.end = activation(ops_[static_cast<size_t>(f.glu)]);
+    const int result = ops_[static_cast<size_t>(f.glu)].outputs[0];
+    quantized_[static_cast<size_t>(result)] = s.to = new_activations(width(result));
+    made(s.to);
+  } else if (f.sum >= 0) {
+    s.end = add_end;
+    s.residual = f.residual;
+    reads(f.residual);
+    s.scale = ops_[static_cast<size_t>(f.sum)].number("scale");
+    if (f.norm >= 0) {
+      const Attributes& n = ops_[static_cast<size_t>(f.norm)];
+      s.to = new_activations(width(f.residual));
+      p_.activations_[static_cast<size_t>(s.to)].deferred = true;
+      p_.activations_[static_cast<size_t>(s.to)].eps = n.number("eps");
+      if (n.vectors.count("weight")) s.norm = p_.constant(n.vector("weight", width(f.residual)));
+      quantized_[static_cast<size_t>(n.outputs[0])] = s.to;
+      made(s.to);
+    }
+  }
+  ++stage_;
+}
+
+void GpuProgram::Planner::add_attention(const Attributes& a, const Fused& f) {
+  const bool borrows = a.kind == "attend";
+  expect_counts(a, borrows ? 1 : 3, 1);
+  const int64_t heads = positive(a, "heads", 4096), kv_heads = positive(a, "kv_heads", 4096), head = head_size(a), window = a.integer("window"), state = a.integer(borrows ? "borrowed_state" : "state");
+  if (heads % kv_heads) a.fail(std::to_string(kv_heads) + " key/value heads do not divide " + std::to_string(heads) + " query heads");
+  if (window < 0 || state < 0) a.fail("window and state cannot be negative");
+  expect_width(a, setting_, a.inputs[0], heads * head);
+  expect_width(a, setting_, a.outputs[0], heads * head);
+  if (!borrows) {
+    for (int i : {1, 2}) expect_width(a, setting_, a.inputs[static_cast<size_t>(i)], kv_heads * head);
+    if (state >= static_cast<int64_t>(p_.states_.size()) || !p_.states_[static_cast<size_t>(state)].kv) a.fail("state " + std::to_string(state) + " is not a cache of keys and values");
+    const KvSpec& kv = *p_.states_[static_cast<size_t>(state)].kv;
+    if (kv.kv_heads != kv_heads || kv.head != head || kv.window != window) a.fail("state " + std::to_string(state) + " has another shape");
+  }
+  p_.borrows_ = p_.borrows_ || borrows;
+  p_.attention_floats_ = std::max(p_.attention_floats_, heads * (head + 2));
+  p_.most_kv_heads_ = std::max(p_.most_kv_heads_, kv_heads);
+  Step& s = kernel(Kind::attention);
+  AttentionArgs& t = s.attention;
+  t.cache = {static_cast<int>(state), 0, static_cast<int>(kv_heads), static_cast<int>(head), static_cast<int>(window), 0};
+  if (!borrows) t.cache.ring = static_cast<int>(kv_ring(*p_.states_[static_cast<size_t>(state)].kv));
+  t.scale = a.number("scale");
+  t.heads = static_cast<int>(heads);
+  t.borrows = borrows;
+  t.gated = f.gated;
+  const auto head_args = [&](const HeadFused& h, HeadArgs& to, int& id, int step) {
+    to = {nullptr, h.norm, nullptr, static_cast<int>(width(h.id)), step, h.normed, h.rotated, h.eps};
+    id = h.id;
+    reads(h.id);
+  };
+  const int one = static_cast<int>(head);
+  head_args(f.q, t.q, s.q, f.gated ? 2 * one : one);
+  s.q_angles = f.q.angles;
+  if (!borrows) {
+    head_args(f.k, t.k, s.k, one);
+    head_args(f.v, t.v, s.v, one);
+    s.k_angles = f.k.angles;
+  }
+  if (f.quantizes) {
+    quantized_[static_cast<size_t>(f.out)] = s.to = new_activations(heads * head);
+    made(s.to);
+    s.outputs = {-1};
+  } else {
+    s.outputs = {f.out};
+    writes(f.out);
+  }
+  ++stage_;
+}
+
+void GpuProgram::Planner::add_delta(const Attributes& a) {
+  expect_counts(a, 4, 1);
+  const int64_t state = a.integer("state"), head = head_size(a), key_heads = positive(a, "key_heads", 4096), value_heads = positive(a, "value_heads", 4096), kernel_size = positive(a, "kernel", 32);
+  const int64_t channels = 2 * key_heads * head + value_heads * head;
+  expect_width(a, setting_, a.inputs[0], channels);
+  expect_width(a, setting_, a.inputs[1], value_heads * head);
+  for (size_t i : {size_t{2}, size_t{3}}) expect_width(a, setting_, a.inputs[i], value_heads);
+  expect_width(a, setting_, a.outputs[0], value_heads * head);
+  if (state < 0 || state >= static_cast<int64_t>(p_.states_.size()) || !p_.states_[static_cast<size_t>(state)].delta) a.fail("state " + std::to_string(state) + " is not a delta-net's");
+  const DeltaSpec& spec = *p_.states_[static_cast<size_t>(state)].delta;
+  if (spec.key_heads != key_heads || spec.value_heads != value_heads || spec.head != head || spec.channels != channels || spec.kernel != kernel_size) a.fail("state " + std::to_string(state) + " has another shape");
+  int64_t offset = 0;
+  for (int64_t s = 0; s < state; ++s)
+    if (const auto& d = p_.states_[static_cast<size_t>(s)].delta) offset += delta_floats(d->value_heads, d->head, d->channels);
+  const auto& conv = a.vector("conv", channels * kernel_size);
+  std::vector<float> constants(conv.size());
+  for (int64_t c = 0; c < channels; ++c)
+    for (int64_t t = 0; t < kernel_size; ++t) constants[static_cast<size_t>(t * channels + c)] = conv[static_cast<size_t>(c * kernel_size + t)];
+  for (const char* name : {"decay", "dt_bias"}) {
+    const auto& v = a.vector(name, value_heads);
+    constants.insert(constants.end(), v.begin(), v.end());
+  }
+  const auto found = a.integers.find("key_of_value");
+  if (found == a.integers.end() || static_cast<int64_t>(found->second.size()) != value_heads) a.fail("parameter 'key_of_value' needs one key head a value head");
+  std::vector<float> keys(static_cast<size_t>(value_heads));
+  for (size_t h = 0; h < keys.size(); ++h) {
+    const int key = static_cast<int>(found->second[h]);
+    if (key < 0 || key >= key_heads) a.fail("parameter 'key_of_value' names key head " + std::to_string(key) + " of " + std::to_string(key_heads));
+    memcpy(&keys[h], &key, 4);
+  }
+  auto grow = [&](Memory& m, int64_t floats) { p_.grow(m, 4 * floats); };
+  grow(p_.mixed_, pass_rows * channels);
+  grow(p_.gates_, pass_rows * 2 * value_heads);
+  grow(p_.updates_, pass_rows * value_heads * head);
+  p_.delta_work_ = std::max(p_.delta_work_, value_heads * head * head);
+
+  if (open_ && born_[static_cast<size_t>(a.inputs[0])] == stage_) flush();      // it reads other rows' inputs
+  Piece q{};
+  q.kind = mix_piece;
+  q.n = static_cast<int>(channels);
+  q.m = static_cast<int>(kernel_size);
+  q.k = static_cast<int>(head);
+  q.l = static_cast<int>(key_heads);
+  q.d = p_.constant(constants);
+  q.offset = offset;
+  Ids mixed{a.inputs[0], a.inputs[2]};
+  mixed.d = -1;
+  q.c = reinterpret_cast<const float*>(static_cast<intptr_t>(a.inputs[3]));      // a buffer, until places are known
+  reads(a.inputs[3]);
+  piece(q, mixed);
+  Step& s = kernel(Kind::delta);
+  s.outputs = {a.outputs[0]};
+  s.delta.key_of_value = reinterpret_cast<const int*>(p_.constant(keys));
+  s.delta.offset = offset;
+  s.delta.key_heads = static_cast<int>(key_heads);
+  s.delta.value_heads = static_cast<int>(value_heads);
+  s.delta.head = static_cast<int>(head);
+  s.delta.channels = static_cast<int>(channels);
+  writes(a.outputs[0]);
+  ++stage_;
+  Piece g{};
+  g.kind = gated_piece;
+  g.n = static_cast<int>(value_heads);
+  g.m = static_cast<int>(head);
+  g.k = static_cast<int>(channels);
+  g.c = p_.constant(a.vector("norm", head));
+  g.f = a.number("eps");
+  g.offset = offset;
+  const int born = born_[static_cast<size_t>(a.outputs[0])];
+  piece(g, {a.outputs[0], a.inputs[1], a.inputs[0], a.outputs[0]});
+  born_[static_cast<size_t>(a.outputs[0])] = born;
+}
+
+// Buffers and activations whose lives do not meet share their place; activations only where they have as many columns, for the last chunk is filled up
+// with zeros once.
+void GpuProgram::Planner::place() {
+  struct Slot {
+    int64_t offset, width;
+    int until;
+  };
+  std::vector<Slot> slots;
+  int64_t floats = 0;
+  p_.slot_.assign(born_.size(), 0);
+  for (int s = 0; s <= stage_; ++s)
+    for (size_t id = 0; id < born_.size(); ++id) {
+      if (born_[id] != s) continue;
+      const int64_t wide = (p_.widths_[id] + 31) / 32 * 32;
+      auto fits = std::find_if(slots.begin(), slots.end(), [&](const Slot& slot) { return slot.until < s && slot.width >= wide; });
+      if (fits == slots.end()) {
+        slots.push_back({floats, wide, 0});
+        floats += wide;
+        fits = slots.end() - 1;
+      }
+      fits->until = std::max(dies_[id], s);
+      p_.slot_[id] = fits->offset;
+    }
+  p_.values_ = Memory(p_.driver_, std::max<int64_t>(1, floats) * pass_rows * 4);
+  slots.clear();
+  int64_t bytes = 0;
+  for (Activations& x : p_.activations_) {      // in the order of their births
+    auto fits = std::find_if(slots.begin(), slots.end(), [&](const Slot& slot) { return slot.until < x.born && slot.width == x.columns; });
+    if (fits == slots.end()) {
+      slots.push_back({bytes, x.columns, 0});
+      bytes += int64_t{4} * pair_bytes * chunk_count(x.columns) * (pass_rows / most_rows) + (x.columns / 32 + 1) * 4 * pass_rows;
+      bytes = (bytes + 255) / 256 * 256;
+      fits = slots.end() - 1;
+    }
+    fits->until = x.dies;
+    x.offset = fits->offset;
+  }
+  p_.activation_memory_ = Memory(p_.driver_, std::max<int64_t>(bytes, 16));
+  p_.driver_->zero(p_.activation_memory_.address(), p_.activation_memory_.bytes());
+}
+
+}  // namespace skipstone::gpu

@@ -1,0 +1,136 @@
+// A libcuda of our own: memory is the process's, kernels are the GPU kernels' source as the emulation runs it, a graph is a list of launches. What tests/gpu
+// puts in the driver's place, so that the host code and whole models run without a card. Device memory starts as rubbish.
+//   SKIPSTONE_FAKE_MEMORY: bytes of the card (default 1 GiB)      SKIPSTONE_FAKE_SEED: order in which GPU threads go on
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "backends/gpu/cuda/driver.h"
+#include "backends/gpu/kernels.cu"
+
+using namespace skipstone::gpu;
+
+namespace {
+
+struct Kernel {
+  size_t bytes;                          // of its arguments
+  std::function<void(const void*)> run;
+};
+template <class Args> Kernel kernel(void (*f)(Args)) {
+  return {sizeof(Args), [f](const void* a) { f(*static_cast<const Args*>(a)); }};
+}
+#define KERNEL(name) {#name, kernel(name)}
+#define MATMULS(name) KERNEL(matmul_##name##_columns8), KERNEL(matmul_##name##_columns16), KERNEL(matmul_##name##_columns32)
+std::map<std::string, Kernel> kernels{MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical),
+                                      KERNEL(matmul_plain), KERNEL(rows_in_order), KERNEL(attention), KERNEL(store_heads), KERNEL(delta_rule), KERNEL(choose), KERNEL(softcap)};
+
+int64_t number(const char* name, int64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text && *text ? std::atoll(text) : otherwise;
+}
+int64_t card_bytes() { return number("SKIPSTONE_FAKE_MEMORY", int64_t{1} << 30); }
+
+std::map<uintptr_t, size_t> memory;
+size_t taken = 0;
+uint32_t launches = 0;
+using Work = std::vector<std::function<void()>>;
+Work* recording = nullptr;
+
+// Everything is done at once, or kept for a graph.
+int perform(std::function<void()> work) {
+  if (recording) recording->push_back(std::move(work));
+  else work();
+  return 0;
+}
+
+}  // namespace
+
+extern "C" {
+using cuda::Address;
+int cuInit(unsigned) { return 0; }
+int cuDriverGetVersion(int* v) { *v = 12080; return 0; }
+int cuGetErrorString(int error, const char** text) { *text = error == 2 ? "out of memory" : "a fault"; return 0; }
+int cuDeviceGetCount(int* n) { *n = 1; return 0; }
+int cuDeviceGet(int* d, int i) { *d = i; return 0; }
+int cuDeviceGetName(char* name, int, int) { std::strcpy(name, "Emulated card"); return 0; }
+int cuDeviceGetAttribute(int* v, int attribute, int) {
+  switch (attribute) {
+    case 16: *v = 3; return 0;           // processors
+    case 75: *v = 9; return 0;
+    case 76: *v = 0; return 0;
+    case 81: *v = 228 << 10; return 0;
+    case 97: *v = 227 << 10; return 0;
+    default: *v = 0; return 0;
+  }
+}
+int cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = static_cast<size_t>(card_bytes()); return 0; }
+int cuDevicePrimaryCtxRetain(void** c, int) { *c = &memory; return 0; }
+int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuCtxSetCurrent(void*) { return 0; }
+int cuMemGetInfo_v2(size_t* free, size_t* total) { *total = static_cast<size_t>(card_bytes()); *free = *total - taken; return 0; }
+int cuModuleLoadData(void** m, const void*) { *m = &kernels; return 0; }
+int cuModuleUnload(void*) { return 0; }
+int cuModuleGetFunction(void** f, void*, const char* name) {
+  const auto found = kernels.find(name);
+  if (found == kernels.end()) return std::fprintf(stderr, "no kernel %s\n", name), 500;
+  *f = &found->second;
+  return 0;
+}
+int cuFuncSetAttribute(void*, int, int) { return 0; }
+int cuMemAlloc_v2(Address* a, size_t bytes) {
+  if (taken + bytes > static_cast<size_t>(card_bytes())) return 2;
+  void* at = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  std::memset(at, 0xcd, bytes);
+  memory[reinterpret_cast<uintptr_t>(at)] = bytes;
+  taken += bytes;
+  *a = reinterpret_cast<Address>(at);
+  return 0;
+}
+int cuMemFree_v2(Address a) {
+  const auto found = memory.find(static_cast<uintptr_t>(a));
+  if (found == memory.end()) return 1;
+  taken -= found->second;
+  std::free(reinterpret_cast<void*>(found->first));
+  memory.erase(found);
+  return 0;
+}
+int cuMemHostAlloc(void** a, size_t bytes, unsigned) { *a = std::malloc(bytes); return 0; }
+int cuMemFreeHost(void* a) { std::free(a); return 0; }
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void*) { std::memcpy(reinterpret_cast<void*>(to), from, bytes); return recording ? 900 : 0; }
+int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void*) { std::memcpy(to, reinterpret_cast<void*>(from), bytes); return recording ? 900 : 0; }
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void*) {
+  return perform([=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes); });
+}
+int cuMemsetD8Async(Address to, unsigned char v, size_t bytes, void*) { return perform([=] { std::memset(reinterpret_cast<void*>(to), v, bytes); }); }
+int cuStreamCreate(void** s, unsigned) { *s = &launches; return 0; }
+int cuStreamDestroy_v2(void*) { return 0; }
+int cuStreamSynchronize(void*) { return recording ? 900 : 0; }
+int cuStreamBeginCapture_v2(void*, int) { recording = new Work; return 0; }
+int cuStreamEndCapture(void*, void** graph) { *graph = recording; recording = nullptr; return 0; }
+int cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) { *executable = new Work(*static_cast<Work*>(graph)); return 0; }
+int cuGraphLaunch(void* executable, void*) {
+  for (const auto& work : *static_cast<Work*>(executable)) work();
+  return 0;
+}
+int cuGraphExecDestroy(void* executable) { delete static_cast<Work*>(executable); return 0; }
+int cuGraphDestroy(void* graph) { delete static_cast<Work*>(graph); return 0; }
+int cuEventCreate(void** e, unsigned) { *e = &launches; return 0; }
+int cuEventRecord(void*, void*) { return 0; }
+int cuEventSynchronize(void*) { return 0; }
+int cuEventElapsedTime(float* ms, void*, void*) { *ms = 1.0f; return 0; }
+int cuEventDestroy_v2(void*) { return 0; }
+int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**) { return 1; }
+int cuLaunchKernelEx(const cuda::LaunchConfig* c, void* f, void** parameters, void**) {
+  const Kernel& k = *static_cast<Kernel*>(f);
+  const auto* from = static_cast<const unsigned char*>(parameters[0]);
+  const std::vector<unsigned char> arguments(from, from + k.bytes);
+  const int blocks = static_cast<int>(c->grid[0]), threads = static_cast<int>(c->block[0]);
+  const size_t shared = c->shared_bytes;
+  return perform([=, &k] { emulate::run(blocks, threads, static_cast<uint32_t>(number("SKIPSTONE_FAKE_SEED", 1)) + ++launches, [&] { k.run(arguments.data()); }, shared); });
+}
+}
