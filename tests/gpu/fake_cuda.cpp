@@ -1,6 +1,7 @@
 // A libcuda of our own: memory is the process's, kernels are the GPU kernels' source as the emulation runs it, a graph is a list of launches. What tests/gpu
 // puts in the driver's place, so that the host code and whole models run without a card. Device memory starts as rubbish.
 //   SKIPSTONE_FAKE_MEMORY: bytes of the card (default 1 GiB)      SKIPSTONE_FAKE_SEED: order in which GPU threads go on
+//   SKIPSTONE_FAKE_SMALL: 1 for a card of compute capability 7.5, with little shared memory
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -25,14 +26,16 @@ template <class Args> Kernel kernel(void (*f)(Args)) {
   return {sizeof(Args), [f](const void* a) { f(*static_cast<const Args*>(a)); }};
 }
 #define KERNEL(name) {#name, kernel(name)}
-#define MATMULS(name) KERNEL(matmul_##name##_columns8), KERNEL(matmul_##name##_columns16), KERNEL(matmul_##name##_columns32)
+#define MATMULS(name) KERNEL(matmul_##name##_team16_columns8), KERNEL(matmul_##name##_team16_columns16), KERNEL(matmul_##name##_team4_columns8), \
+                      KERNEL(matmul_##name##_team4_columns16), KERNEL(matmul_##name##_team1_columns32)
 std::map<std::string, Kernel> kernels{MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical),
-                                      KERNEL(matmul_plain), KERNEL(rows_in_order), KERNEL(attention), KERNEL(store_heads), KERNEL(delta_rule), KERNEL(choose), KERNEL(softcap)};
+                                      KERNEL(matmul_plain), KERNEL(rows_in_order), KERNEL(attention_128_f16), KERNEL(attention_256_f16), KERNEL(attention_to_128), KERNEL(attention_to_256), KERNEL(attention_to_512), KERNEL(store_heads), KERNEL(delta_rule), KERNEL(choose), KERNEL(softcap)};
 
 int64_t number(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);
   return text && *text ? std::atoll(text) : otherwise;
 }
+bool small_card() { return number("SKIPSTONE_FAKE_SMALL", 0) != 0; }
 int64_t card_bytes() { return number("SKIPSTONE_FAKE_MEMORY", int64_t{1} << 30); }
 
 std::map<uintptr_t, size_t> memory;
@@ -61,10 +64,10 @@ int cuDeviceGetName(char* name, int, int) { std::strcpy(name, "Emulated card"); 
 int cuDeviceGetAttribute(int* v, int attribute, int) {
   switch (attribute) {
     case 16: *v = 3; return 0;           // processors
-    case 75: *v = 9; return 0;
-    case 76: *v = 0; return 0;
-    case 81: *v = 228 << 10; return 0;
-    case 97: *v = 227 << 10; return 0;
+    case 75: *v = small_card() ? 7 : 9; return 0;
+    case 76: *v = small_card() ? 5 : 0; return 0;
+    case 81: *v = (small_card() ? 64 : 228) << 10; return 0;
+    case 97: *v = (small_card() ? 64 : 227) << 10; return 0;
     default: *v = 0; return 0;
   }
 }

@@ -16,13 +16,13 @@
 namespace skipstone::gpu::emulate {
 
 struct Meeting { int size = 0, arrived = 0; unsigned round = 0; };
-struct Warp { Meeting meeting; uint32_t value[2][32]; };
+struct Warp { Meeting meeting; uint32_t value[2][32]; uint32_t fragments[2][32][6]; };
 struct Fiber {
   ucontext_t context;
   jmp_buf at;
   bool started = false;
   std::unique_ptr<char[]> stack;
-  int thread = 0, exchanges = 0, pieces = 0;
+  int thread = 0, exchanges = 0, products = 0, pieces = 0;
   bool done = false;
   struct Copy { unsigned char* to; const unsigned char* from; int group; };
   std::vector<Copy> copies;                      // asked for and not yet made: they come as late as they may
@@ -71,6 +71,14 @@ inline uint32_t from_lane(uint32_t v, int lane) {
   values[thread() & 31] = v;
   meet(w.meeting);
   return values[lane];
+}
+// What every lane brings to a matrix instruction, [lane]; to be read before the next one.
+inline const uint32_t (*fragments(const uint32_t (&own)[6]))[6] {
+  Warp& w = state().warps[static_cast<size_t>(thread() / 32)];
+  auto* all = w.fragments[state().now->products++ & 1];
+  memcpy(all[thread() & 31], own, sizeof own);
+  meet(w.meeting);
+  return all;
 }
 inline void meet_lanes() { meet(state().warps[static_cast<size_t>(thread() / 32)].meeting); }
 inline unsigned char* aligned(std::vector<char>& memory) {
@@ -127,10 +135,10 @@ inline void run(int blocks, int threads, uint32_t seed, const std::function<void
     s.memory.reserve(16);
     s.dynamic.assign(s.dynamic_bytes + 16, char(0xff));
     s.all = {threads, 0, 0};
-    s.warps.assign(static_cast<size_t>((threads + 31) / 32), Warp{{32, 0, 0}, {}});
+    s.warps.assign(static_cast<size_t>((threads + 31) / 32), Warp{{32, 0, 0}, {}, {}});
     for (int t = 0; t < threads; ++t) {
       Fiber& f = s.fibers[static_cast<size_t>(t)];
-      f.exchanges = f.pieces = f.groups = 0;
+      f.exchanges = f.products = f.pieces = f.groups = 0;
       f.done = false;
       f.copies.clear();
     }

@@ -53,8 +53,8 @@ struct MatmulArgs {
 // Shared memory of a matmul: the rings, then sums of 8 slices x columns x 32 outputs and a factor a row; a team of one warp: three areas of sums.
 constexpr int sum_stride = unit_rows + 4;
 SK_BOTH constexpr int matmul_shared(int team, int depth, int chunk_bytes, int columns) {
-  const int warps = team == 1 ? 4 : team;
-  return warps * depth * 2 * chunk_bytes + (team == 1 ? 3 : 1) * warps * columns * sum_stride * 4 + most_rows * 4;
+  const int rings = team == 16 ? 16 : 8, areas = team == 16 ? 8 : team == 4 ? 4 : 12;      // rings: of one tile
+  return rings * depth * chunk_bytes + areas * columns * sum_stride * 4 + most_rows * 4;
 }
 
 }  // namespace skipstone::gpu

@@ -1,9 +1,9 @@
 // Quantized matmul, y[r][n] = sum over k of x[r][k] * w[n][k], with what comes after it: a norm's factor, the sum with the residual, gate * up, the next
-// matmul's activations. A warp multiplies two tiles of 16 weight rows by 8, 16 or 32 activation rows with the int8 matrix instruction; a weight is read
+// matmul's activations. A warp multiplies one or two tiles of 16 weight rows by 8, 16 or 32 activation rows with the int8 matrix instruction; a weight is read
 // and decoded once for all. Rows do not see each other: a column of the product depends on its own column of activations, and every form runs one expression.
 //
 // Weights come through a ring of shared memory a warp, asked for before the kernel in front has ended. A team of warps computes a unit of 32 outputs:
-// eight warps with a slice each, four with two, or (prompts) one with all.
+// sixteen with one tile of a slice each, four with both tiles of two slices, or (prompts) one with everything.
 //
 // Order of a result's sum (decode.h says what one block adds):
 //   slice s of 8 adds its chunks s, s + 8, s + 16, ... with their blocks in order, in one float (Q6_K: and one of its own a chunk);
@@ -13,7 +13,7 @@
 
 namespace skipstone::gpu {
 
-SK_DEVICE void copy_step(u8* to, const u8* from, int bytes) {      // of both tiles
+SK_DEVICE void copy_step(u8* to, const u8* from, int bytes) {
   const int lane = thread() & 31;
   SK_UNROLL for (int i = 0; i < bytes / 512; ++i) copy_later(to + 512 * i + 16 * lane, from + 512 * i + 16 * lane);
   if (bytes % 512 && lane < bytes % 512 / 16) copy_later(to + bytes / 512 * 512 + 16 * lane, from + bytes / 512 * 512 + 16 * lane);
@@ -95,13 +95,21 @@ SK_DEVICE float factor_of(const MatmulArgs& a, int row) {
   return divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(a.columns)), a.eps)));
 }
 
-// WARPS: of a team. NT: groups of 8 activation rows of an item. A block is one team, or four teams of one warp.
-template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a) {
-  constexpr int teams = WARPS == 1 ? 4 : 1, columns = 8 * NT, own = slices / WARPS, area = columns * sum_stride;
-  const int lane = thread() & 31, in_block = thread() >> 5, warp = WARPS == 1 ? 0 : in_block, g = lane >> 2, t = lane & 3;
+// A line of the activations that the next step reads into the first cache level.
+SK_DEVICE void fetch_ahead(const u8* x, int lines) {
+  const int lane = thread() & 31;
+  if (lane < lines) touch(x + 128 * lane);
+}
+
+// WARPS: that share a unit's slices. TILES: of a warp; 1: two warps share a slice. NT: groups of 8 activation rows of an item.
+// A block is one team, or four teams of one warp.
+template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const MatmulArgs& a) {
+  constexpr int teams = WARPS == 1 ? 4 : 1, columns = 8 * NT, own = slices / WARPS, area = columns * sum_stride, warps = WARPS * 2 / TILES, step_bytes = TILES * T::bytes;
+  constexpr int values = (columns + warps - 1) / warps;
+  const int lane = thread() & 31, in_block = thread() >> 5, warp = WARPS == 1 ? 0 : in_block * TILES / 2, tile = TILES == 1 ? in_block & 1 : 0, g = lane >> 2, t = lane & 3;
   const int groups = (a.rows + columns - 1) / columns, stride = a.blocks * teams, halves = a.end >= silu_end ? 2 : 1;
-  u8* ring = dynamic_shared() + in_block * a.depth * 2 * T::bytes;
-  float* sums = reinterpret_cast<float*>(dynamic_shared() + teams * WARPS * a.depth * 2 * T::bytes) + (WARPS == 1 ? 3 * in_block * area : 0);
+  u8* ring = dynamic_shared() + in_block * a.depth * step_bytes;
+  float* sums = reinterpret_cast<float*>(dynamic_shared() + teams * warps * a.depth * step_bytes) + (WARPS == 1 ? 3 * in_block * area : 0);
   float* factors = sums + WARPS * area;          // of teams with several warps
   Steps<T, WARPS> ahead;
   const int first = block() * teams + (WARPS == 1 ? in_block : 0);
@@ -109,7 +117,7 @@ template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a)
   // Weights do not depend on the kernel in front; activations and everything else do.
   for (int i = 0; i < a.depth; ++i) {
     if (ahead.more(a, warp, groups)) {
-      copy_step(ring + i * 2 * T::bytes, ahead.at(), 2 * T::bytes);
+      copy_step(ring + i * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
       ahead.next(a, stride, warp, groups);
     }
     close_copies();
@@ -117,7 +125,7 @@ template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a)
   let_next_start();
   wait_for_previous();
   if (WARPS > 1 && a.squares && groups == 1)
-    for (int row = warp; row < a.rows; row += WARPS) {
+    for (int row = in_block; row < a.rows; row += warps) {
       const float f = factor_of(a, row);
       if (lane == 0) factors[row] = f;
     }
@@ -129,26 +137,27 @@ template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a)
   for (int item = first; item < a.units * groups; item += stride) {
     const int unit = item / groups, row0 = item % groups * columns;
     const u8* activations = a.x + a.x_more * (row0 / most_rows) + group_bytes * (row0 % most_rows / 8);
-    float gate[columns / WARPS] = {}, y[columns / WARPS] = {};      // of teams with several warps
+    float gate[values] = {}, y[values] = {};      // of teams with several warps
     for (int half = 0; half < halves; ++half) {
-      Sums<NT> total[2] = {};
+      Sums<NT> total[TILES] = {};
       SK_UNROLL_NOT for (int s = 0; s < own; ++s) {
-        Sums<NT> acc[2] = {};
+        Sums<NT> acc[TILES] = {};
         for (int c = own * warp + s; c < a.chunks; c += slices) {
           wait_step(a.depth);
           meet_lanes();
           const u8* x = activations + i64(4 * pair_bytes) * c;
-          T::template use<2, NT>(ring + slot * 2 * T::bytes, Lane{x + 16 * lane, x + scale_bytes + 16 * t, a.x_more, exponent}, acc);
+          if (c + slices < a.chunks) fetch_ahead(x + i64(4 * pair_bytes) * slices, 4 * pair_bytes / 128);
+          T::template use<TILES, NT>(ring + slot * step_bytes, Lane{x + 16 * lane, x + scale_bytes + 16 * t, a.x_more, exponent}, acc);
           meet_lanes();
           if (ahead.more(a, warp, groups)) {
-            copy_step(ring + slot * 2 * T::bytes, ahead.at(), 2 * T::bytes);
+            copy_step(ring + slot * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
             ahead.next(a, stride, warp, groups);
           }
           close_copies();
           slot = slot + 1 == a.depth ? 0 : slot + 1;
         }
         float *whole = sums + half * area, *pair = sums + 2 * area;
-        SK_UNROLL for (int of = 0; of < 2; ++of)
+        SK_UNROLL for (int of = 0; of < TILES; ++of)
           SK_UNROLL for (int n = 0; n < NT; ++n)
             SK_UNROLL for (int i = 0; i < 4; ++i) {
               const float v = acc[of].of[n][i];
@@ -159,12 +168,13 @@ template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a)
       }
       if constexpr (WARPS > 1) {
         barrier();
-        SK_UNROLL for (int of = 0; of < 2; ++of)
+        SK_UNROLL for (int of = 0; of < TILES; ++of)
           SK_UNROLL for (int n = 0; n < NT; ++n)
-            SK_UNROLL for (int i = 0; i < 4; ++i) sums[warp * area + at(of, n, i)] = total[of].of[n][i];
+            SK_UNROLL for (int i = 0; i < 4; ++i) sums[warp * area + at(tile + of, n, i)] = total[of].of[n][i];
         barrier();
-        SK_UNROLL for (int v = 0; v < columns / WARPS; ++v) {
-          const float* from = sums + (warp + WARPS * v) * sum_stride + lane;
+        SK_UNROLL for (int v = 0; v < values; ++v) {
+          if (in_block + warps * v >= columns) break;
+          const float* from = sums + (in_block + warps * v) * sum_stride + lane;
           if (half) gate[v] = y[v];
           SK_UNROLL for (int p = 0; p < slices / 2; ++p) {
             const float both = own == 2 ? from[p * area] : add(from[2 * p * area], from[(2 * p + 1) * area]);
@@ -176,9 +186,9 @@ template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a)
     const bool gated = a.end >= silu_end;
     const MatmulPart p = gated ? a.parts[0] : part_of(a, unit);
     if constexpr (WARPS > 1) {
-      SK_UNROLL for (int v = 0; v < columns / WARPS; ++v) {
-        const int row = row0 + warp + WARPS * v;
-        if (row < a.rows) finish(a, p, unit - p.first, row, !a.squares ? 1.0f : groups == 1 ? factors[row] : factor_of(a, row), gate[v], y[v]);
+      SK_UNROLL for (int v = 0; v < values; ++v) {
+        const int in_item = in_block + warps * v, row = row0 + in_item;
+        if (in_item < columns && row < a.rows) finish(a, p, unit - p.first, row, !a.squares ? 1.0f : groups == 1 ? factors[row] : factor_of(a, row), gate[v], y[v]);
       }
     } else {
       meet_lanes();
@@ -192,24 +202,24 @@ template <class T, int WARPS, int NT> SK_DEVICE void matmul(const MatmulArgs& a)
   wait_copies<0>();
 }
 
-// At most 128 registers: two blocks of eight warps an SM, so that the next kernel's blocks can come and fill their rings early. Prompts: 8 warps an SM.
-#define MATMUL(type, name)                                                                             \
-  SK_KERNEL(32 * MATMUL_TEAM, 2) matmul_##name##_columns8(MatmulArgs a) { matmul<type, MATMUL_TEAM, 1>(a); }   \
-  SK_KERNEL(32 * MATMUL_TEAM, 2) matmul_##name##_columns16(MatmulArgs a) { matmul<type, MATMUL_TEAM, 2>(a); }  \
-  SK_KERNEL(128, 2) matmul_##name##_columns32(MatmulArgs a) { matmul<type, 1, 4>(a); }
-// Cards with less shared memory take smaller teams (host: MatmulForm).
-#if (SK_CUDA && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800) || SK_AMD
-#define MATMUL_TEAM 4
+// Sixteen warps an SM of at most 128 registers, as one block: all of them work on a unit, so that few units keep the card busy and many end together.
+// Cards with little shared memory take teams of four (host: program.cpp); which runs changes no bit.
+#define MATMUL_16(type, name)                                                                         \
+  SK_KERNEL(512, 1) matmul_##name##_team16_columns8(MatmulArgs a) { matmul<type, 8, 1, 1>(a); }       \
+  SK_KERNEL(512, 1) matmul_##name##_team16_columns16(MatmulArgs a) { matmul<type, 8, 1, 2>(a); }      \
+  SK_KERNEL(128, 2) matmul_##name##_team1_columns32(MatmulArgs a) { matmul<type, 1, 2, 4>(a); }
+#define MATMUL_4(type, name)                                                                          \
+  SK_KERNEL(128, 4) matmul_##name##_team4_columns8(MatmulArgs a) { matmul<type, 4, 2, 1>(a); }        \
+  SK_KERNEL(128, 3) matmul_##name##_team4_columns16(MatmulArgs a) { matmul<type, 4, 2, 2>(a); }
+#define EVERY_TYPE(F) F(Q8_0, q8_0) F(Q4_K, q4_k) F(Q6_K, q6_k) F(Q5_K, q5_k) F(Q4_0, q4_0) F(Q5_0, q5_0) F(Canonical, canonical)
+#if SK_EMULATED
+EVERY_TYPE(MATMUL_16)
+EVERY_TYPE(MATMUL_4)
+#elif SK_CUDA && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+EVERY_TYPE(MATMUL_16)
+MATMUL_4(Canonical, canonical)
 #else
-#define MATMUL_TEAM 8
+EVERY_TYPE(MATMUL_4)
 #endif
-MATMUL(Q8_0, q8_0)
-MATMUL(Q4_K, q4_k)
-MATMUL(Q6_K, q6_k)
-MATMUL(Q5_K, q5_k)
-MATMUL(Q4_0, q4_0)
-MATMUL(Q5_0, q5_0)
-MATMUL(Canonical, canonical)
-#undef MATMUL
 
 }  // namespace skipstone::gpu

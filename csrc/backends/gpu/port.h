@@ -76,6 +76,10 @@ SK_DEVICE void wait_for_previous() {
 #endif
 }
 SK_DEVICE void meet_lanes() { __syncwarp(); }
+SK_DEVICE void touch(const u8* p) {              // brings its line nearer
+  u32 unused;
+  asm volatile("ld.global.u32 %0, [%1];" : "=r"(unused) : "l"(p));
+}
 SK_DEVICE u8* dynamic_shared() {
   extern __shared__ __align__(16) u8 skipstone_dynamic[];
   return skipstone_dynamic;
@@ -129,6 +133,7 @@ SK_DEVICE void meet_lanes() {
   __builtin_amdgcn_wave_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
+SK_DEVICE void touch(const u8*) {}
 extern "C" __attribute__((shared, aligned(16))) u8 skipstone_dynamic[];
 SK_DEVICE u8* dynamic_shared() { return reinterpret_cast<u8*>(&skipstone_dynamic[0]); }
 SK_DEVICE void copy_later(u8* to, const u8* from) { *reinterpret_cast<U4*>(to) = *reinterpret_cast<const U4*>(from); }
@@ -152,6 +157,7 @@ SK_DEVICE void barrier() { emulate::barrier(); }
 SK_DEVICE u32 from_lane(u32 v, int lane) { return emulate::from_lane(v, lane); }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return emulate::from_lane(v, (emulate::thread() & 31) ^ MASK); }
 SK_DEVICE void meet_lanes() { emulate::meet_lanes(); }
+SK_DEVICE void touch(const u8*) {}
 SK_DEVICE u8* dynamic_shared() { return emulate::dynamic_shared(); }
 SK_DEVICE void copy_later(u8* to, const u8* from) { emulate::copy_later(to, from); }
 SK_DEVICE void close_copies() { emulate::close_copies(); }
@@ -233,6 +239,7 @@ template <bool SIGNED> SK_DEVICE i32 dot4(u32 a, u32 b, i32 c) {
   }
   return c;
 }
+#if SK_AMD
 // Lanes trade their registers: the sums are whole numbers, so another order of them is the same product.
 template <bool SIGNED> SK_DEVICE void quad_products(Product& p, u32 low, u32 high, u32 b) {
   const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
@@ -256,6 +263,26 @@ SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
   quad_products<true>(p, a0, a1, b);
   return p;
 }
+#else
+// One meeting of the lanes, then each reads what it needs of the others.
+template <bool SIGNED> SK_DEVICE Product emulated_product(const u32 (&own)[6], i32 from, int quarters) {
+  const auto* all = emulate::fragments(own);
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
+  Product p{{from, from, from, from}};
+  for (int i = 0; i < 4; ++i)
+    for (int q = 0; q < quarters; ++q) {
+      const u32 row0 = all[4 * g + i][2 * q], row8 = all[4 * g + i][2 * q + 1];
+      const u32 column0 = all[8 * t + i][4 + q], column1 = all[8 * t + 4 + i][4 + q];
+      p.c[0] = dot4<SIGNED>(row0, column0, p.c[0]);
+      p.c[1] = dot4<SIGNED>(row0, column1, p.c[1]);
+      p.c[2] = dot4<SIGNED>(row8, column0, p.c[2]);
+      p.c[3] = dot4<SIGNED>(row8, column1, p.c[3]);
+    }
+  return p;
+}
+template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) { return emulated_product<SIGNED>({a.x, a.y, a.z, a.w, b0, b1}, from, 2); }
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) { return emulated_product<true>({a0, a1, 0, 0, b, 0}, from, 1); }
+#endif
 #endif
 
 }  // namespace skipstone::gpu

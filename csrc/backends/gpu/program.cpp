@@ -145,26 +145,23 @@ void GpuProgram::issue_plain(const DeviceWeight& w, const float* x, int64_t x_st
 // The form that suits the rows and the card; which one changes no bit. args: all but the grid.
 void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units, int rows) {
   const DeviceInfo& card = driver_->info();
-  const int team = card.major < 8 ? 4 : 8, half = card.shared_a_processor / 2 - 1024;
   args.chunks = w.chunks;
   args.units = units;
   args.rows = rows;
   args.columns = w.columns;
   args.squares_count = w.columns / unit_rows;
-  const auto bytes = [&](int warps, int columns) { return matmul_shared(warps, args.depth, w.chunk_bytes, columns); };
-  args.depth = 1;
-  const bool many = rows > 4 * most_rows && bytes(1, 32) <= card.shared_a_block;
-  const int warps = many ? 1 : team, columns = many ? 32 : rows <= 8 ? 8 : 16;
-  const int blocks_a_processor = bytes(warps, columns) <= half ? 2 : 1, most = blocks_a_processor == 2 ? half : card.shared_a_block;
-  while (args.depth < 2 && (++args.depth, bytes(warps, columns) > most)) {
-    --args.depth;
-    break;
-  }
-  if (bytes(warps, columns) > card.shared_a_block)
-    throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's weights need " + std::to_string(bytes(warps, columns)) + "; use device='cpu'");
-  const int items = units * ((rows + columns - 1) / columns), teams = many ? 4 : 1;
-  args.blocks = std::min((items + teams - 1) / teams, card.processors * blocks_a_processor);
-  driver_->launch((w.kernel + "_columns" + std::to_string(columns)).c_str(), args.blocks, many ? 128 : 32 * team, &args, bytes(warps, columns));
+  const auto bytes = [&](int team, int depth, int columns) { return matmul_shared(team, depth, w.chunk_bytes, columns); };
+  const bool small = card.major < 8 || bytes(16, 1, 16) > card.shared_a_block, many = !small && rows > 4 * most_rows && bytes(1, 1, 32) <= card.shared_a_block;
+  const int team = small ? 4 : many ? 1 : 16, columns = many ? 32 : rows <= 8 ? 8 : 16, items = units * ((rows + columns - 1) / columns), teams = many ? 4 : 1;
+  if (bytes(team, 1, columns) > card.shared_a_block)
+    throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's weights need " + std::to_string(bytes(team, 1, columns)) + "; use device='cpu'");
+  int blocks = team == 16 ? 1 : many ? 2 : 4;
+  while (blocks > 1 && blocks * (bytes(team, 1, columns) + 1024) > card.shared_a_processor) --blocks;
+  // Twice as much on its way, where two blocks of it have room, so that the next kernel's can come early.
+  const int twice = bytes(team, 2, columns);
+  args.depth = twice <= card.shared_a_block && std::max(2, blocks) * (twice + 1024) <= card.shared_a_processor ? 2 : 1;
+  args.blocks = std::min((items + teams - 1) / teams, card.processors * blocks);
+  driver_->launch((w.kernel + "_team" + std::to_string(team) + "_columns" + std::to_string(columns)).c_str(), args.blocks, team == 16 ? 512 : 128, &args, bytes(team, args.depth, columns));
 }
 
 void GpuProgram::issue_step(const Step& s, int rows) {
@@ -219,7 +216,9 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
   }
   a.stored = !a.borrows && shape.rows > most_rows;
   if (a.stored) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
-  driver_->launch("attention", shape.rows * a.cache.kv_heads * shape.splits, 256, &a, attention_shared(a.cache.head, a.cache.type));
+  const int head = a.cache.head;
+  const char* name = a.cache.type == 1 && head == 128 ? "attention_128_f16" : a.cache.type == 1 && head == 256 ? "attention_256_f16" : head <= 128 ? "attention_to_128" : head <= 256 ? "attention_to_256" : "attention_to_512";
+  driver_->launch(name, shape.rows * a.cache.kv_heads * shape.splits, 256, &a, attention_shared(a.cache.head, a.cache.type));
 }
 
 // Up to 16 wanted rows from the first-th on.
