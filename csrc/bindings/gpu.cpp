@@ -1,10 +1,12 @@
 // Programs and sequences on a card, with the methods of those on the CPU (bindings/program.cpp).
 #include <dlfcn.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <fstream>
 
 #include "backends/gpu/program.h"
-#include "bindings/spec.h"
+#include "bindings/run.h"
 #include "runtime/mapped_file.h"
 #include "runtime/sampler.h"
 
@@ -39,7 +41,7 @@ py::list gpu_devices() {
     item["memory"] = d.memory;
     item["processors"] = d.processors;
     item["capability"] = py::make_tuple(d.major, d.minor);
-    item["problem"] = d.problem;
+    item["problem"] = !d.problem.empty() || std::ifstream(image_path()).good() ? d.problem : "this installation has no kernels for it; install skipstone where nvcc is present, with SKIPSTONE_CUDA=ON";
     out.append(item);
   }
   if (!reason.empty()) {
@@ -48,6 +50,30 @@ py::list gpu_devices() {
     item["problem"] = reason;
     out.append(item);
   }
+  return out;
+}
+
+// A card's own copy of memory: the best of a few.
+py::dict gpu_memory(int device) {
+  double best = 0;
+  int64_t free = 0;
+  {
+    py::gil_scoped_release unlocked;
+    const auto driver = gpu::open_cuda(device, image_path());
+    free = driver->free_memory();
+    const int64_t bytes = std::min<int64_t>(int64_t{512} << 20, free / 4);
+    const gpu::Memory from(driver, bytes), to(driver, bytes);
+    for (int i = 0; i < 6; ++i) {
+      driver->wait();
+      const auto started = std::chrono::steady_clock::now();
+      for (int j = 0; j < 4; ++j) driver->copy(to.address(), from.address(), bytes);
+      driver->wait();
+      best = std::max(best, 8.0 * static_cast<double>(bytes) / std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
+    }
+  }
+  py::dict out;
+  out["free_bytes"] = free;
+  out["copy_bytes_per_second"] = best;
   return out;
 }
 
@@ -65,62 +91,11 @@ std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
   return program;
 }
 
-py::tuple run(GpuProgram& program, const py::list& list, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int) {
-  std::vector<TokenArray> tokens;
-  std::vector<GpuAppend> appends;
-  int64_t total = 0;
-  const py::list borrowed = borrow.is_none() ? py::list() : py::cast<py::list>(borrow);
-  if (!borrow.is_none() && py::len(borrowed) != py::len(list)) throw ArgumentError("borrow has " + std::to_string(py::len(borrowed)) + " sequences for " + std::to_string(py::len(list)) + " parts");
-  for (size_t i = 0; i < py::len(list); ++i) {
-    const auto part = py::cast<py::tuple>(list[i]);
-    tokens.push_back(tokens_of(part[1]));
-    appends.push_back({part[0].is_none() ? nullptr : py::cast<GpuSequence*>(part[0]), borrow.is_none() || borrowed[i].is_none() ? nullptr : py::cast<GpuSequence*>(borrowed[i]),
-                       {tokens.back().data(), static_cast<size_t>(tokens.back().size())}});
-    total += tokens.back().size();
-  }
-  FloatArray kept;
-  const float* in = hidden_of(hidden, kept, total, program.input_width());
-  if (want != "none" && want != "logits" && want != "choice") throw ArgumentError("want is '" + want + "'; expected none, logits or choice");
-  if (rows != "all" && rows != "last") throw ArgumentError("rows is '" + rows + "'; expected all or last");
-  const bool last = rows == "last";
-  const int64_t results = last ? static_cast<int64_t>(appends.size()) : total;
-  py::object result = py::none(), out = py::none();
-  float *logits = nullptr, *hidden_out = nullptr;
-  int32_t* choices = nullptr;
-  if (want == "logits") {
-    py::array_t<float> a({results, program.vocabulary()});
-    logits = a.mutable_data();
-    result = a;
-  } else if (want == "choice") {
-    py::array_t<int32_t> a(results);
-    choices = a.mutable_data();
-    result = a;
-  }
-  if (program.hidden_width()) {
-    py::array_t<float> a({total, program.hidden_width()});
-    hidden_out = a.mutable_data();
-    out = a;
-  }
-  {
-    py::gil_scoped_release unlocked;
-    program.run(appends, in, want == "none" ? Want::none : want == "logits" ? Want::logits : Want::choice, last, logits, choices, hidden_out);
-  }
-  return py::make_tuple(result, out);
-}
-
-std::vector<int32_t> chain(GpuProgram& program, GpuSequence* sequence, const py::object& tokens, const py::object& hidden, int steps, GpuSequence* borrow, Sampler* sampler, int) {
-  const TokenArray ids = tokens_of(tokens);
-  FloatArray kept;
-  const float* in = hidden_of(hidden, kept, ids.size(), program.input_width());
-  const GpuAppend start{sequence, borrow, {ids.data(), static_cast<size_t>(ids.size())}};
-  py::gil_scoped_release unlocked;
-  return program.chain(start, in, steps, sampler);
-}
-
 }  // namespace
 
 void bind_gpu(py::module_& m) {
   m.def("gpu_devices", &gpu_devices, "The graphics cards: dicts with name, description, memory (bytes), processors, capability and problem (empty: usable). Without a driver one dict with name and problem.");
+  m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes, and copy_bytes_per_second, bytes read and written by its own copy.");
   py::class_<GpuSequence>(m, "GpuSequence", "What a program on a card remembers of one text.")
       .def_property_readonly("length", &GpuSequence::length, "Tokens held.")
       .def("rollback", &GpuSequence::rollback, py::arg("length"), "As Sequence.rollback.")
@@ -130,14 +105,21 @@ void bind_gpu(py::module_& m) {
       .def_property_readonly("bytes", &GpuSequence::bytes, "Device memory held.");
   py::class_<GpuProgram>(m, "GpuProgram", "A forward pass recorded once and run on a card; methods as Program's. threads is accepted and has no effect.")
       .def(py::init(&make_program), py::arg("spec"), py::arg("device") = 0)
+      .def_property_readonly("kernels", &GpuProgram::kernels, "Names of the kernels of a pass of one row, in order, without its head.")
       .def("sequence", [](const GpuProgram& p, const std::string& kv_type) { return p.sequence(kv_type_of(kv_type)); }, py::arg("kv_type") = "f16")
       .def_property_readonly("vocabulary", &GpuProgram::vocabulary)
       .def_property_readonly("hidden_width", &GpuProgram::hidden_width)
       .def_property_readonly("input_width", &GpuProgram::input_width)
       .def_property_readonly("borrows", &GpuProgram::borrows)
-      .def("run", &run, py::arg("parts"), py::arg("hidden") = py::none(), py::arg("borrow") = py::none(), py::arg("want") = "logits", py::arg("rows") = "all", py::arg("threads") = 0,
+      .def("run", [](GpuProgram& p, const py::list& parts, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int) {
+             return run_program<GpuAppend, GpuSequence>(p, parts, hidden, borrow, want, rows, [&](const auto& appends, const float* in, Want what, bool last, float* logits, int32_t* choices, float* out) {
+               p.run(appends, in, what, last, logits, choices, out);
+             });
+           }, py::arg("parts"), py::arg("hidden") = py::none(), py::arg("borrow") = py::none(), py::arg("want") = "logits", py::arg("rows") = "all", py::arg("threads") = 0,
            "One pass, as Program.run.")
-      .def("chain", &chain, py::arg("sequence"), py::arg("tokens"), py::arg("hidden"), py::arg("steps"), py::arg("borrow") = nullptr, py::arg("sampler") = nullptr, py::arg("threads") = 0,
+      .def("chain", [](GpuProgram& p, GpuSequence* sequence, const py::object& tokens, const py::object& hidden, int steps, GpuSequence* borrow, Sampler* sampler, int) {
+             return run_chain<GpuAppend>(p, sequence, tokens, hidden, borrow, [&](const GpuAppend& start, const float* in) { return p.chain(start, in, steps, sampler); });
+           }, py::arg("sequence"), py::arg("tokens"), py::arg("hidden"), py::arg("steps"), py::arg("borrow") = nullptr, py::arg("sampler") = nullptr, py::arg("threads") = 0,
            "A drafter's chain, as Program.chain.");
 }
 

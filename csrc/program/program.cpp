@@ -7,8 +7,8 @@
 
 #include "program/fuse.h"
 #include "runtime/error.h"
+#include "program/chain.h"
 #include "runtime/mapped_file.h"
-#include "runtime/sampler.h"
 
 namespace skipstone {
 
@@ -275,27 +275,9 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
 }
 
 std::vector<int32_t> Program::chain(const Append& start, const float* hidden, int steps, Sampler* sampler, int threads) {
-  if (steps < 1 || steps > step_back) throw ArgumentError("a chain of " + std::to_string(steps) + " drafts; expected 1 to " + std::to_string(step_back));
-  if (hidden_width_ != input_width_) throw ModelError("a program whose hidden rows have width " + std::to_string(hidden_width_) + " and whose input has " + std::to_string(input_width_) + " cannot be chained");
-  const int64_t rows = static_cast<int64_t>(start.tokens.size()), kept = (start.sequence ? start.sequence->length() : 0) + rows;
-  std::vector<float> out(static_cast<size_t>(hidden_width_)), fed(out.size()), logits(sampler ? static_cast<size_t>(vocabulary_) : 0);
-  std::vector<int32_t> drafts;
-  Append next = start;
-  int32_t token = 0;
-  for (int i = 0; i < steps; ++i) {
-    append({&next, 1}, hidden, sampler ? Want::logits : Want::choice, true, true, threads, logits.data(), &token, out.data());
-    if (sampler) {
-      token = sampler->choose(logits.data());
-      sampler->push(token);
-    }
-    drafts.push_back(token);
-    fed.swap(out);
-    hidden = fed.data();
-    next.tokens = {&drafts.back(), 1};
-  }
-  if (sampler) sampler->pop(steps);
-  if (start.sequence) start.sequence->rollback(kept);
-  return drafts;
+  return draft_chain(*this, start, hidden, steps, sampler, [&](const Append& next, const float* in, Want want, float* logits, int32_t* token, float* out) {
+    append({&next, 1}, in, want, true, true, threads, logits, token, out);
+  });
 }
 
 }  // namespace skipstone

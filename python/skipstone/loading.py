@@ -61,7 +61,8 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
 
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
               a path: that drafter, which must fit; False: none
-    device    "auto" or "cpu": the processor; "cuda:0": an NVIDIA card (skipstone devices lists them)
+    device    "auto": the first card that works and can hold and run the model, else the processor (a warning says why, where a card is there);
+              "cpu": the processor; "cuda:0": an NVIDIA card (skipstone devices lists them)
     threads   None: as many as there are usable cores
     kv_type   what keys and values are kept in: "f16", "bf16" or "f32"; "q8_0" and "q4_0" take 53 % and 28 % of f16's memory, need heads of a
               multiple of 32 values and the processor, and change logits a little or visibly
@@ -69,13 +70,26 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
 
     FileError for what is wrong with a file (ModelError: a model that cannot be run), ArgumentError, DeviceError.
     """
-    device, make = _program_maker(device)
     if kv_type not in KV_TYPES:
         raise ArgumentError(f"kv_type: {kv_type!r}; expected one of {', '.join(KV_TYPES)}")
     threads = int(_native.default_threads()) if threads is None else integer("threads", threads, 1, 1024)
     if not (draft == "auto" or draft is False or isinstance(draft, str | os.PathLike)):
         raise ArgumentError(f"draft: {draft!r}; expected 'auto', a path or False")
+    if device == "auto" and (cards := usable_cards()):
+        try:
+            return _load(path, draft, cards[0], threads, kv_type, context)
+        except DeviceError as error:
+            warnings.warn(f"the model runs on the processor: {error}", stacklevel=2)
+    return _load(path, draft, "cpu" if device == "auto" else device, threads, kv_type, context)
 
+
+def usable_cards() -> list[str]:
+    """Names of the cards that models can be loaded on; device="auto" takes the first."""
+    return [str(card["name"]) for card in _native.gpu_devices() if not card["problem"]]
+
+
+def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, kv_type: str, context: int | None) -> Model:
+    device, make = _program_maker(device)
     start = time.perf_counter()
     file = open_model(resolve(path))
     text = _Text(file, make or _native.Program)
@@ -131,10 +145,9 @@ def _check_kv_type(kv_type: str, file: ModelFile, network: Network, device: str)
 
 def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | None]:
     """The device's name and what turns a recorded pass into a program on it."""
-    if device in ("auto", "cpu"):
+    if device == "cpu":
         return "cpu", None
-    cards = _native.gpu_devices()
-    usable = [card["name"] for card in cards if not card["problem"]]
+    cards, usable = _native.gpu_devices(), usable_cards()
     name = "cuda:0" if device == "cuda" else device
     if name not in usable:
         problems = "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in cards if card["problem"] and name.startswith("cuda"))

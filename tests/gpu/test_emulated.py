@@ -50,8 +50,9 @@ def file_blocks(rng: np.random.Generator, name: str, rows: int, columns: int) ->
 
 
 def pack(lib: ctypes.CDLL, name: str, data: np.ndarray, columns: int) -> np.ndarray:
-    tiles, chunks = -(-len(data) // 16), -(-columns // 256)
-    out = np.empty((tiles, chunks, lib.emulated_chunk_bytes(TYPES[name])), np.uint8)
+    """(units, chunks, 2 tiles, bytes of a chunk)"""
+    units, chunks = -(-len(data) // 32), -(-columns // 256)
+    out = np.empty((units, chunks, 2, lib.emulated_chunk_bytes(TYPES[name])), np.uint8)
     lib.emulated_pack(TYPES[name], pointer(data), ctypes.c_int64(len(data)), ctypes.c_int64(columns), pointer(out))
     return out
 
@@ -75,12 +76,12 @@ class Activations:
         return q, scale, total
 
 
-def matmul(lib: ctypes.CDLL, name: str, packed: np.ndarray, outputs: int, x: Activations, columns: int = 0, warps: int = 4, blocks: int = 2,
+def matmul(lib: ctypes.CDLL, name: str, packed: np.ndarray, outputs: int, x: Activations, columns: int = 0, team: int = 4, blocks: int = 2, depth: int = 2,
            seed: int = 1) -> np.ndarray:
     columns = columns or (8 if x.rows <= 8 else 16)
     y = np.full((x.rows, outputs), np.nan, np.float32)
     stride = ctypes.c_int64(outputs)
-    lib.emulated_matmul(TYPES[name], pointer(packed), pointer(x.data), pointer(y), stride, outputs, x.columns, x.rows, columns, warps, blocks, seed)
+    lib.emulated_matmul(TYPES[name], pointer(packed), pointer(x.data), pointer(y), stride, outputs, x.columns, x.rows, columns, team, blocks, depth, seed)
     return y
 
 
@@ -170,8 +171,8 @@ def test_form_grid_and_order_change_no_bit(library: ctypes.CDLL, name: str) -> N
     packed = pack(library, name, file_blocks(rng, name, outputs, columns), columns)
     x = Activations(library, rng.standard_normal((6, columns)).astype(np.float32))
     first = matmul(library, name, packed, outputs, x)
-    # Columns, warps, blocks, seed; blocks beyond the 5 tiles have nothing to do.
-    for form in ((16, 4, 2, 1), (8, 8, 1, 2), (8, 4, 3, 3), (16, 8, 5, 4), (8, 8, 9, 5)):
+    # Columns, team, blocks, depth, seed; blocks beyond the 3 units have nothing to do.
+    for form in ((16, 4, 2, 1, 1), (8, 16, 1, 2, 2), (8, 4, 3, 1, 3), (16, 16, 5, 2, 4), (8, 16, 9, 1, 5), (32, 1, 1, 2, 6)):
         assert matmul(library, name, packed, outputs, x, *form).tobytes() == first.tobytes(), form
 
 
@@ -202,7 +203,8 @@ def test_packing_loses_nothing(library: ctypes.CDLL, name: str) -> None:
     data = rng.integers(0, 256, (rows, columns // values * size), dtype=np.uint8)
     chunks = pack(library, name, data, columns)
     assert chunks.size == data.size                              # full tiles and chunks: no byte more than the file has
-    back = np.concatenate([np.concatenate([unpacked(name, chunks[t, c]) for c in range(chunks.shape[1])], 1) for t in range(chunks.shape[0])])
+    tiles = [chunks[unit, :, of] for unit in range(chunks.shape[0]) for of in range(2)]
+    back = np.concatenate([np.concatenate([unpacked(name, chunk) for chunk in tile], 1) for tile in tiles])
     assert (back == data).all()
 
 

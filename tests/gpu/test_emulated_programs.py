@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from skipstone import _native
+import skipstone
+from skipstone import _native, bundled
 from skipstone.models.builder import Builder, Rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,8 +132,7 @@ def logits(program: Any, sequence: Any, tokens: np.ndarray) -> np.ndarray:
     return np.asarray(program.run([(sequence, tokens)])[0])
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "f32"])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("name", "kv_type"), [("plain", "f16"), ("sandwich", "f32"), ("recurrent", "f16")])
 def test_rows_cuts_and_the_cpu(name: str, kv_type: str) -> None:
     spec = SPECS[name]("Q8_0" if kv_type == "f32" else "Q5_0")
     cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
@@ -152,6 +152,17 @@ def test_rows_cuts_and_the_cpu(name: str, kv_type: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_company_and_going_back(name: str) -> None:
+    check_company(name)
+
+
+def test_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of compute capability 7.5: smaller teams, the same promises."""
+    monkeypatch.setenv("SKIPSTONE_FAKE_SMALL", "1")
+    assert _native.gpu_devices()[0]["capability"] == (7, 5)
+    check_company("plain")
+
+
+def check_company(name: str) -> None:
     spec = SPECS[name]("Q4_0")
     gpu = _native.GpuProgram(spec, 0)
     one, two = gpu.sequence("bf16"), gpu.sequence("bf16")
@@ -166,3 +177,32 @@ def test_company_and_going_back(name: str) -> None:
     assert np.array_equal(logits(gpu, one, TOKENS[20:26]), after)
     choices = np.asarray(gpu.run([(other[0], TOKENS[20:26])], want="choice")[0])
     assert np.array_equal(choices, after.argmax(1))
+
+
+def test_few_kernels() -> None:
+    """Five a layer where nothing stands in the way; the norm in front of the first and the one behind the last are their own."""
+    layer = ["matmul_q8_0", "attention", "matmul_q8_0", "matmul_q8_0", "matmul_q8_0"]
+    assert _native.GpuProgram(plain("Q8_0"), 0).kernels == ["rows_in_order", *layer, *layer, "rows_in_order"]
+
+
+def test_what_cannot_be_run_is_named() -> None:
+    spec = plain("Q8_0")
+    spec["ops"][1] = {**spec["ops"][1], "kind": "experts"}
+    with pytest.raises(skipstone.errors.DeviceError, match="'experts' of this model cannot be run on a card yet; use device='cpu'"):
+        _native.GpuProgram(spec, 0)
+
+
+def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(1 << 20))
+    with pytest.raises(skipstone.errors.DeviceError, match="has no memory left: .* of 1 MiB are free"):
+        _native.GpuProgram(plain("Q8_0"), 0)
+
+
+def test_auto_takes_the_card_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(16 << 20))
+    with pytest.warns(UserWarning, match="the model runs on the processor: cuda:0 .* has no memory left"):
+        assert skipstone.load(bundled.QWEN35, draft=False).device == "cpu"
+    monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(1 << 30))
+    assert skipstone.load(bundled.QWEN35, draft=False).device == "cuda:0"
+    memory = _native.gpu_memory(0)
+    assert memory["copy_bytes_per_second"] > 0 and 0 < memory["free_bytes"] <= 1 << 30

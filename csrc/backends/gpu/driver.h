@@ -14,7 +14,7 @@ using Address = unsigned long long;      // of device memory
 struct DeviceInfo {
   std::string name;                      // "cuda:0"
   std::string description;               // the card's own name
-  int64_t memory = 0, free = 0;          // bytes
+  int64_t memory = 0;                    // bytes
   int processors = 0, major = 0, minor = 0;
   int shared_a_processor = 0, shared_a_block = 0;      // bytes of shared memory
   std::string problem;                   // why it cannot be used; empty: it can
@@ -25,6 +25,7 @@ class Driver {
  public:
   virtual ~Driver() = default;
   virtual const DeviceInfo& info() const = 0;
+  virtual int64_t free_memory() = 0;
   virtual Address allocate(int64_t bytes) = 0;
   virtual void free(Address memory) = 0;
   virtual void write(Address to, const void* from, int64_t bytes) = 0;      // `from` may be reused at once

@@ -5,8 +5,7 @@
 #include <cstring>
 
 #include "backends/gpu/planner.h"
-#include "runtime/error.h"
-#include "runtime/sampler.h"
+#include "program/chain.h"
 
 namespace skipstone::gpu {
 namespace {
@@ -431,28 +430,20 @@ void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want
 }
 
 std::vector<int32_t> GpuProgram::chain(const GpuAppend& start, const float* hidden, int steps, Sampler* sampler) {
-  if (steps < 1 || steps > step_back) throw ArgumentError("a chain of " + std::to_string(steps) + " drafts; expected 1 to " + std::to_string(step_back));
-  if (hidden_width_ != input_width_) throw ModelError("a program whose hidden rows have width " + std::to_string(hidden_width_) + " and whose input has " + std::to_string(input_width_) + " cannot be chained");
-  const int64_t rows = static_cast<int64_t>(start.tokens.size()), kept = (start.sequence ? start.sequence->length() : 0) + rows;
-  std::vector<float> out(static_cast<size_t>(std::max<int64_t>(rows, 1) * hidden_width_)), logits(sampler ? static_cast<size_t>(vocabulary_) : 0), fed;
-  std::vector<int32_t> drafts;
-  GpuAppend next = start;
-  int32_t token = 0;
-  for (int i = 0; i < steps; ++i) {
-    run({&next, 1}, hidden, sampler ? Want::logits : Want::choice, true, logits.data(), &token, out.data());
-    if (sampler) {
-      token = sampler->choose(logits.data());
-      sampler->push(token);
-    }
-    drafts.push_back(token);
-    fed.assign(out.end() - hidden_width_, out.end());
-    out.resize(static_cast<size_t>(hidden_width_));
-    hidden = fed.data();
-    next.tokens = {&drafts.back(), 1};
-  }
-  if (sampler) sampler->pop(steps);
-  if (start.sequence && !states_.empty()) start.sequence->rollback(kept);
-  return drafts;
+  std::vector<float> rows;                       // hidden rows of the pass, of which the last goes on
+  return draft_chain(*this, start, hidden, steps, sampler, [&](const GpuAppend& next, const float* in, Want want, float* logits, int32_t* token, float* out) {
+    rows.resize(next.tokens.size() * static_cast<size_t>(hidden_width_));
+    run({&next, 1}, in, want, true, logits, token, rows.data());
+    std::copy(rows.end() - hidden_width_, rows.end(), out);
+  });
+}
+
+// Of a pass of one row.
+std::vector<std::string> GpuProgram::kernels() const {
+  std::vector<std::string> names;
+  for (const Step& s : steps_)
+    names.push_back(s.kind == Kind::rows ? "rows_in_order" : s.kind == Kind::attention ? "attention" : s.kind == Kind::delta ? "delta_rule" : s.weights[0]->plain >= 0 ? "matmul_plain" : s.weights[0]->kernel);
+  return names;
 }
 
 }  // namespace skipstone::gpu

@@ -36,28 +36,38 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     with errors_as_messages():
         from .. import _native
         from ..decode.stats import read_bandwidth
+        from ..errors import DeviceError
         from ..loading import devices
 
         found: list[dict[str, Any]] = []
         for device in devices():
             found.append({"name": device.name, "description": device.description, "usable_cores": device.threads, "isa": device.isa, "isas": list(device.isas),
                           "memory_bytes": memory_bytes(), "read_bytes_per_second": round(read_bandwidth(device.threads))})
-        cards = _native.gpu_devices()
+        cards, unreachable = _native.gpu_devices(), []
         for card in cards:
-            if not card["problem"]:
-                found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"], "capability": list(card["capability"])})
-        missing = _unavailable(cards, list(_native.isas()))
+            if card["problem"]:
+                continue
+            try:
+                memory = _native.gpu_memory(int(card["name"].partition(":")[2]))
+            except DeviceError as error:
+                unreachable.append({"name": card["name"], "reason": str(error).rstrip("."), "fix": "models run on the processor meanwhile"})
+                continue
+            found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"], "capability": list(card["capability"]),
+                          "free_bytes": memory["free_bytes"], "copy_bytes_per_second": round(memory["copy_bytes_per_second"])})
+        missing = unreachable + _unavailable(cards, list(_native.isas()))
         if as_json:
-            print_json({"devices": found, "unavailable": missing})
+            print_json({"devices": found, "unavailable": missing, "auto": next((d["name"] for d in found if "isa" not in d), "cpu")})
             return
         out = console()
         for d in found:
             out.print(f"[bold green]{d['name']}[/]   {d['description']}")
             if "isa" not in d:
-                out.print(f"      {d['memory_bytes'] / 2**30:.1f} GiB of memory; load(..., device={d['name']!r}) runs a model there")
+                out.print(f"      {d['free_bytes'] / 2**30:.1f} of {d['memory_bytes'] / 2**30:.1f} GiB of memory free, copies {d['copy_bytes_per_second'] / 1e9:,.0f} GB/s")
                 continue
             out.print(f"      {d['usable_cores']} usable cores, {d['memory_bytes'] / 2**30:.1f} GiB of memory, reads {d['read_bytes_per_second'] / 1e9:.1f} GB/s")
             others = ", ".join(name for name in d["isas"] if name != d["isa"])
             out.print(f"      instruction set {d['isa']}; SKIPSTONE_ISA can ask for: {others}" if others else f"      instruction set {d['isa']}")
+        auto = next((d["name"] for d in found if "isa" not in d), "cpu")
+        out.print(f"device='auto' takes {auto}" + ("" if auto == "cpu" else " where it holds and runs the model, else cpu"))
         for m in missing:
             out.print(f"[dim]{m['name']:<5} {shown(m['reason'])}\n      fix: {shown(m['fix'])}[/]")

@@ -40,9 +40,6 @@ class CudaDriver final : public Driver {
     check(f_.cuDeviceGet(&device, index), "find the card");
     check(f_.cuDevicePrimaryCtxRetain(&context_, device), "start");
     enter();
-    size_t free = 0, total = 0;
-    check(f_.cuMemGetInfo_v2(&free, &total), "tell its memory");
-    info_.free = static_cast<int64_t>(free);
     const cuda::Result loaded = f_.cuModuleLoadData(&module_, image.data());
     if (loaded == no_image_for_device || loaded == unsupported_ptx)
       throw DeviceError(info_.name + " (" + info_.description + ", compute capability " + std::to_string(info_.major) + "." + std::to_string(info_.minor) +
@@ -51,14 +48,18 @@ class CudaDriver final : public Driver {
     check(f_.cuStreamCreate(&stream_, 1), "create a stream");
   }
   const DeviceInfo& info() const override { return info_; }
+  int64_t free_memory() override {
+    enter();
+    size_t free = 0, total = 0;
+    check(f_.cuMemGetInfo_v2(&free, &total), "tell its memory");
+    return static_cast<int64_t>(free);
+  }
   Address allocate(int64_t bytes) override {
     enter();
     Address memory = 0;
     const int r = f_.cuMemAlloc_v2(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1));
     if (r == out_of_memory) {
-      size_t free = 0, total = 0;
-      f_.cuMemGetInfo_v2(&free, &total);
-      throw DeviceError(info_.name + " (" + info_.description + ") has no memory left: " + std::to_string(bytes >> 20) + " MiB were asked for, " + std::to_string(free >> 20) + " of " + std::to_string(total >> 20) +
+      throw DeviceError(info_.name + " (" + info_.description + ") has no memory left: " + std::to_string(bytes >> 20) + " MiB were asked for, " + std::to_string(free_memory() >> 20) + " of " + std::to_string(info_.memory >> 20) +
                         " MiB are free; use a smaller model, a shorter context, or device='cpu'");
     }
     check(r, "allocate memory");
