@@ -11,7 +11,7 @@ def test_json() -> None:
     done = skipstone("devices", "--json")
     assert done.code == 0 and done.err == ""
     said = done.json
-    assert set(said) == {"devices", "unavailable"}
+    assert set(said) == {"devices", "unavailable", "auto"}
     cpu = said["devices"][0]
     assert set(cpu) == {"name", "description", "usable_cores", "isa", "isas", "memory_bytes", "read_bytes_per_second"}
     assert cpu["name"] == "cpu" and cpu["description"]

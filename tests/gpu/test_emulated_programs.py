@@ -179,6 +179,18 @@ def check_company(name: str) -> None:
     assert np.array_equal(choices, after.argmax(1))
 
 
+def test_many_splits_of_the_cache() -> None:
+    """More splits than are joined at once: heads of 512 are cut every 16 positions."""
+    spec = plain("Q8_0", heads=1, kv_heads=1, head=512)
+    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    of_cpu, sequence = cpu.sequence("f16"), gpu.sequence("f16")
+    wanted, got = logits(cpu, of_cpu, TOKENS[:146])[140:], logits(gpu, sequence, TOKENS[:146])[140:]
+    assert np.abs(got - wanted).max() < 0.06 * np.abs(wanted).max()
+    assert np.sqrt(((got - wanted) ** 2).mean()) < 0.01 * np.sqrt((wanted**2).mean())
+    assert sequence.rollback(140)
+    assert np.array_equal(np.concatenate([logits(gpu, sequence, TOKENS[i:i + 1]) for i in range(140, 146)]), got)
+
+
 def test_few_kernels() -> None:
     """Five a layer where nothing stands in the way; the norm in front of the first and the one behind the last are their own."""
     layer = ["matmul_q8_0", "attention", "matmul_q8_0", "matmul_q8_0", "matmul_q8_0"]

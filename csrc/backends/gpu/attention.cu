@@ -233,7 +233,7 @@ template <int VALUES, int HEAD, int TYPE> SK_DEVICE void attend(const AttentionA
   if (thread() == 0) *is_last = arrives_last(a.arrived + row * cache.kv_heads + kv_head, count);
   barrier();
   if (!*is_last) return;
-  float *joined = values, *carried = joined + heads_at_once * join_splits * 2, *totals = carried + heads_at_once;
+  float *joined = values, *of_splits = joined + heads_at_once * join_splits * 2, *carried = of_splits + heads_at_once * join_splits, *totals = carried + heads_at_once;
   for (int first = 0; first < group; first += heads_at_once) {
     const int heads = group - first < heads_at_once ? group - first : heads_at_once;
     const int query = kv_head * group + first;
@@ -246,7 +246,7 @@ template <int VALUES, int HEAD, int TYPE> SK_DEVICE void attend(const AttentionA
         const int at = thread() + attention_threads * i, h = at / head, d = at % head;
         SK_UNROLL for (int s = 0; s < few; ++s) value[i][s] = at < heads * head && s < count ? from_heads[h * partial_step + i64(s) * (head + 2) + d] : 0.0f;
       }
-      float *steps = joined, *of_splits = joined + 2 * heads_at_once * few, *inverse = of_splits + heads_at_once * few;
+      float *steps = joined, *inverse = totals;
       if (warp == 0) {                           // a lane a head and split
         const int h = lane / few, s = lane % few;
         const bool real = h < heads && s < count;
@@ -305,6 +305,7 @@ template <int VALUES, int HEAD, int TYPE> SK_DEVICE void attend(const AttentionA
           if (s < now) {
             joined[2 * (h * join_splits + s)] = exponential(add(earlier, -both));
             joined[2 * (h * join_splits + s) + 1] = exponential(add(m, -both));
+            of_splits[h * join_splits + s] = from_heads[h * partial_step + i64(done + s) * (head + 2) + head + 1];
           }
           before = larger(before, all);
         }
@@ -314,15 +315,22 @@ template <int VALUES, int HEAD, int TYPE> SK_DEVICE void attend(const AttentionA
       if (thread() < heads) {
         const int h = thread();
         float total = totals[h];
-        for (int s = 0; s < now; ++s)
-          total = fma(from_heads[h * partial_step + i64(done + s) * (head + 2) + head + 1], joined[2 * (h * join_splits + s) + 1], mul(total, joined[2 * (h * join_splits + s)]));
+        for (int s = 0; s < now; ++s) total = fma(of_splits[h * join_splits + s], joined[2 * (h * join_splits + s) + 1], mul(total, joined[2 * (h * join_splits + s)]));
         totals[h] = total;
       }
-      SK_UNROLL for (int i = 0; i < own; ++i) {
-        const int at = thread() + attention_threads * i, h = at / head, d = at % head;
-        if (at >= heads * head) break;
-        SK_UNROLL_8 for (int s = 0; s < now; ++s)
-          sums[i] = fma(from_heads[h * partial_step + i64(done + s) * (head + 2) + d], joined[2 * (h * join_splits + s) + 1], mul(sums[i], joined[2 * (h * join_splits + s)]));
+      constexpr int batch = own <= 2 ? 16 : own <= 4 ? 8 : 4;      // loads on their way
+      for (int begin = 0; begin < now; begin += batch) {
+        float value[own][batch];
+        SK_UNROLL for (int i = 0; i < own; ++i) {
+          const int at = thread() + attention_threads * i, h = at / head, d = at % head;
+          SK_UNROLL for (int b = 0; b < batch; ++b)
+            value[i][b] = at < heads * head && begin + b < now ? from_heads[h * partial_step + i64(done + begin + b) * (head + 2) + d] : 0.0f;
+        }
+        SK_UNROLL for (int i = 0; i < own; ++i) {
+          const int h = (thread() + attention_threads * i) / head;
+          SK_UNROLL for (int b = 0; b < batch; ++b)
+            if (h < heads && begin + b < now) sums[i] = fma(value[i][b], joined[2 * (h * join_splits + begin + b) + 1], mul(sums[i], joined[2 * (h * join_splits + begin + b)]));
+        }
       }
     }
     barrier();
