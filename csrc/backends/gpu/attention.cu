@@ -318,19 +318,11 @@ template <int VALUES, int HEAD, int TYPE> SK_DEVICE void attend(const AttentionA
         for (int s = 0; s < now; ++s) total = fma(of_splits[h * join_splits + s], joined[2 * (h * join_splits + s) + 1], mul(total, joined[2 * (h * join_splits + s)]));
         totals[h] = total;
       }
-      constexpr int batch = own <= 2 ? 16 : own <= 4 ? 8 : 4;      // loads on their way
-      for (int begin = 0; begin < now; begin += batch) {
-        float value[own][batch];
-        SK_UNROLL for (int i = 0; i < own; ++i) {
-          const int at = thread() + attention_threads * i, h = at / head, d = at % head;
-          SK_UNROLL for (int b = 0; b < batch; ++b)
-            value[i][b] = at < heads * head && begin + b < now ? from_heads[h * partial_step + i64(done + begin + b) * (head + 2) + d] : 0.0f;
-        }
-        SK_UNROLL for (int i = 0; i < own; ++i) {
-          const int h = (thread() + attention_threads * i) / head;
-          SK_UNROLL for (int b = 0; b < batch; ++b)
-            if (h < heads && begin + b < now) sums[i] = fma(value[i][b], joined[2 * (h * join_splits + begin + b) + 1], mul(sums[i], joined[2 * (h * join_splits + begin + b)]));
-        }
+      SK_UNROLL for (int i = 0; i < own; ++i) {
+        const int at = thread() + attention_threads * i, h = at / head, d = at % head;
+        if (at >= heads * head) break;
+        SK_UNROLL_8 for (int s = 0; s < now; ++s)
+          sums[i] = fma(from_heads[h * partial_step + i64(done + s) * (head + 2) + d], joined[2 * (h * join_splits + s) + 1], mul(sums[i], joined[2 * (h * join_splits + s)]));
       }
     }
     barrier();
