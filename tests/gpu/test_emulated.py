@@ -26,7 +26,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
         pytest.skip("no C++ compiler (c++, g++, clang++ or $CXX) is here to build the emulated kernels with")
     out = tmp_path_factory.mktemp("gpu") / "emulated.so"
     sources = [str(GPU / "emulated.cpp"), str(GPU / "layout.cpp")]
-    command = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "-o", str(out), *sources]
+    command = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "-o", str(out), *sources]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and "ucontext" in built.stderr:
         pytest.skip(f"{compiler} has no ucontext.h, which the emulation switches fibers with")

@@ -52,12 +52,12 @@ extern "C" void emulated_matmul(int type_id, const uint8_t* packed, const unsign
   a.blocks = blocks;
   a.depth = depth;
   switch (type_id) {
-    case 8: return launch<Q8_0>(a, columns, warps, seed);
-    case 12: return launch<Q4_K>(a, columns, warps, seed);
-    case 14: return launch<Q6_K>(a, columns, warps, seed);
-    case 13: return launch<Q5_K>(a, columns, warps, seed);
-    case 2: return launch<Q4_0>(a, columns, warps, seed);
-    case 6: return launch<Q5_0>(a, columns, warps, seed);
+    case 8: return launch<Q8_0>(a, columns, team, seed);
+    case 12: return launch<Q4_K>(a, columns, team, seed);
+    case 14: return launch<Q6_K>(a, columns, team, seed);
+    case 13: return launch<Q5_K>(a, columns, team, seed);
+    case 2: return launch<Q4_0>(a, columns, team, seed);
+    case 6: return launch<Q5_0>(a, columns, team, seed);
   }
 }
 
