@@ -100,7 +100,7 @@ def types() -> list[str]:
 
 
 def isa() -> str:
-    """The instruction set that runs here; the environment variable SKIPSTONE_ISA forces another."""
+    """The instruction set that runs here: `avx512`, `avx2` (x86), `neon` (64-bit ARM) or `generic`. The environment variable SKIPSTONE_ISA forces another."""
     return _native.isa()
 
 

@@ -3,6 +3,12 @@
 #include <string>
 #include <string_view>
 
+#if defined(SKIPSTONE_ARM64) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(SKIPSTONE_ARM64) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include "backends/cpu/kernels.h"
 #include "runtime/error.h"
 
@@ -12,6 +18,9 @@ namespace baseline { extern const Kernels kernels; }
 #ifdef SKIPSTONE_X86
 namespace avx2 { extern const Kernels kernels; }
 namespace avx512 { extern const Kernels kernels; }
+#endif
+#ifdef SKIPSTONE_ARM64
+namespace neon { extern const Kernels kernels; }
 #endif
 
 namespace {
@@ -25,11 +34,28 @@ struct Variant {
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2"); }
 bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"); }
 #endif
+#ifdef SKIPSTONE_ARM64
+#if defined(__linux__)
+constexpr unsigned long asimddp = 1ul << 20;        // HWCAP_ASIMDDP
+bool has_neon() { return getauxval(AT_HWCAP) & asimddp; }
+#elif defined(__APPLE__)
+bool has_neon() {
+  int there = 0;
+  size_t size = sizeof there;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &there, &size, nullptr, 0) == 0 && there;
+}
+#else
+bool has_neon() { return false; }
+#endif
+#endif
 
 const Variant variants[] = {      // best first
 #ifdef SKIPSTONE_X86
     {&avx512::kernels, has_avx512},
     {&avx2::kernels, has_avx2},
+#endif
+#ifdef SKIPSTONE_ARM64
+    {&neon::kernels, has_neon},
 #endif
     {&baseline::kernels, [] { return true; }},
 };

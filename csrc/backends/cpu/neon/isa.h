@@ -1,0 +1,11 @@
+// The vocabulary of the CPU kernels in NEON with dot products of bytes (64-bit ARM, FEAT_DotProd).
+#pragma once
+#include <arm_neon.h>
+
+#include <cstdint>
+
+namespace skipstone::cpu::neon {
+
+#include "backends/cpu/neon/vectors.inl"
+
+}  // namespace skipstone::cpu::neon
