@@ -100,7 +100,10 @@ def types() -> list[str]:
 
 
 def isa() -> str:
-    """The instruction set that runs here: `avx512`, `avx2` (x86), `neon` (64-bit ARM) or `generic`. The environment variable SKIPSTONE_ISA forces another."""
+    """The instruction set that runs here: `avx512` or `avx2` (x86), `i8mm` or `neon` (64-bit ARM), else `generic`.
+
+    The environment variable SKIPSTONE_ISA forces another that this machine has.
+    """
     return _native.isa()
 
 

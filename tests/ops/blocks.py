@@ -25,7 +25,7 @@ def random_blocks(rng: np.random.Generator, name: str, values: int) -> np.ndarra
         for i in range(4):
             data[:, 48 + 2 * i + 1] = (data[:, 48 + 2 * i + 1] & 15) | (((half >> (4 * i)) & 15) << 4).astype(np.uint8)
     if name == "MXFP4":
-        data[:, 0] = rng.integers(110, 130, len(data))
+        data[:, 0] = np.where(rng.random(len(data)) < 0.1, rng.integers(0, 2, len(data)), rng.integers(110, 130, len(data)))      # 0 and 1: subnormal scales
     if name == "NVFP4":
         data[:, :4] = rng.integers(0, 127, (len(data), 4))
     return np.ascontiguousarray(data).reshape(-1)

@@ -43,6 +43,13 @@ def results(output: str) -> dict[str, str]:
     return dict(re.fullmatch(r"(.+) (\d+ [0-9a-f]{16}) same", line).groups() for line in lines)  # type: ignore[union-attr,misc]
 
 
+def arm_variants() -> dict[str, list[str]]:
+    """Variant -> its compiler flags, as the build has them."""
+    arm = re.search(r'MATCHES "aarch64.*?endif', (ROOT / "csrc/CMakeLists.txt").read_text(), re.S)
+    assert arm
+    return {name: flags.split() for name, flags in re.findall(r"cpu_variant\((\w+) ([^)]*)\)", arm[0])}
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """13 rows of every type: random, and for quantized types four of one byte repeated; an odd number of blocks where the type allows it."""
@@ -85,18 +92,6 @@ def arm_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "variants"
 
 
-def arm_variants() -> dict[str, list[str]]:
-    """Variant -> its compiler flags, as the build has them."""
-    arm = re.search(r'MATCHES "aarch64.*?endif', (ROOT / "csrc/CMakeLists.txt").read_text(), re.S)
-    assert arm
-    return {name: flags.split() for name, flags in re.findall(r"cpu_variant\((\w+) ([^)]*)\)", arm[0])}
-
-
-@pytest.fixture(scope="module")
-def arm(arm_program: Path, weights: Path) -> str:
-    return run(QEMU, arm_program, weights)
-
-
 def test_instruction_sets_agree(here: str) -> None:
     assert here.splitlines()[0].startswith(f"isas {' '.join(_native.isas())}; chosen ")
     assert results(here)
@@ -109,14 +104,10 @@ def test_every_kernel_and_type_is_run(here: str) -> None:
     assert {case.split()[1] for case in results(here) if case.startswith("matmul ")} == set(TYPES)
 
 
-def test_arm_kernels_agree(arm: str) -> None:
-    assert arm.splitlines()[0] == f"isas {' '.join([*reversed(arm_variants()), 'generic'])}; chosen {[*arm_variants()][-1]}"
-    assert "matmul Q8_0" in results(arm)
-
-
-def test_arm_gives_the_bits_of_this_machine(arm: str, here: str) -> None:
-    assert results(arm) == results(here)
-
-
-def test_arm_without_dot_products_runs_the_scalar_kernels(arm_program: Path) -> None:
-    assert run(QEMU, "-cpu", "cortex-a53", arm_program, "--isas") == "isas generic; chosen generic\n"
+# Processors with everything, with dot products only, and with neither.
+@pytest.mark.slow
+@pytest.mark.parametrize(("processor", "isas"), [("max", [*reversed(arm_variants()), "generic"]), ("neoverse-n1", ["neon", "generic"]), ("cortex-a53", ["generic"])])
+def test_arm_gives_the_bits_of_this_machine(processor: str, isas: list[str], arm_program: Path, weights: Path, here: str) -> None:
+    output = run(QEMU, "-cpu", processor, arm_program, weights)
+    assert output.splitlines()[0] == f"isas {' '.join(isas)}; chosen {isas[0]}"
+    assert results(output) == results(here)

@@ -1,6 +1,6 @@
 // Every kernel of every table that this machine runs over the same inputs. A line a case: name, digest of the scalar kernels' bytes, then "same" or the
 // tables that differ and where. Inputs come from whole numbers and exact scaling, so the digests compare between machines.
-// Usage: variants FILE (weights: per type its name, rows, columns and bytes) | variants --isas
+// Usage: variants FILE, which holds weights: per type its name, rows, columns and bytes.
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -305,7 +305,6 @@ void delta_nets() {
 int main(int count, char** arguments) {
   if (count != 2) return 2;
   std::printf("isas %s; chosen %s\n", runnable_names(), kernels().name);
-  if (!strcmp(arguments[1], "--isas")) return 0;
   matmuls(read_weights(arguments[1]));
   quantizing(), single_values(), ropes(), caches(), attentions(), delta_nets();
   return differing ? 1 : 0;

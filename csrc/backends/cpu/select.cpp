@@ -21,6 +21,7 @@ namespace avx512 { extern const Kernels kernels; }
 #endif
 #ifdef SKIPSTONE_ARM64
 namespace neon { extern const Kernels kernels; }
+namespace i8mm { extern const Kernels kernels; }
 #endif
 
 namespace {
@@ -36,16 +37,19 @@ bool has_avx512() { return has_avx2() && __builtin_cpu_supports("avx512f") && __
 #endif
 #ifdef SKIPSTONE_ARM64
 #if defined(__linux__)
-constexpr unsigned long asimddp = 1ul << 20;        // HWCAP_ASIMDDP
-bool has_neon() { return getauxval(AT_HWCAP) & asimddp; }
+bool has_neon() { return getauxval(AT_HWCAP) & 1ul << 20; }                     // HWCAP_ASIMDDP
+bool has_i8mm() { return has_neon() && getauxval(AT_HWCAP2) & 1ul << 13; }      // HWCAP2_I8MM
 #elif defined(__APPLE__)
-bool has_neon() {
+bool has(const char* feature) {
   int there = 0;
   size_t size = sizeof there;
-  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &there, &size, nullptr, 0) == 0 && there;
+  return sysctlbyname(feature, &there, &size, nullptr, 0) == 0 && there;
 }
+bool has_neon() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool has_i8mm() { return has_neon() && has("hw.optional.arm.FEAT_I8MM"); }
 #else
 bool has_neon() { return false; }
+bool has_i8mm() { return false; }
 #endif
 #endif
 
@@ -55,6 +59,7 @@ const Variant variants[] = {      // best first
     {&avx2::kernels, has_avx2},
 #endif
 #ifdef SKIPSTONE_ARM64
+    {&i8mm::kernels, has_i8mm},
     {&neon::kernels, has_neon},
 #endif
     {&baseline::kernels, [] { return true; }},

@@ -22,6 +22,7 @@ template <int BITS> static inline Ints shifted(Ints a) { return _mm256_slli_epi3
 
 // 8-bit weights stay signed: as unsigned ones their products would not fit 16 bits.
 static constexpr bool dot_is_wide = false;
+static constexpr bool takes_two_rows = false;
 
 // A product pair is at most 2 * LARGEST * 127, so this many fit a 16-bit lane before it must widen.
 template <int LARGEST, int COUNT> static inline Ints dot_unsigned(Ints total, const Bytes* w, const int8_t* y) {

@@ -58,6 +58,7 @@ template <int bit> static inline Bytes low_pair(Bytes a) { return _mm512_and_si5
 static inline Bytes flip_sign_bit(Bytes a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
 
 static constexpr bool dot_is_wide = true;
+static constexpr bool takes_two_rows = false;
 
 static inline __m512i four_wide(const int8_t* y) {
   int32_t bits;

@@ -101,6 +101,8 @@ template <int BITS> static inline Ints shifted(Ints a) { for (int32_t& i : a.lan
 
 // Can dot_unsigned take weights up to 255? Then signed ones are given as weight + 128.
 static constexpr bool dot_is_wide = false;
+// Has it a product of two weight rows by two rows of activations? See common/two_rows.inl.
+static constexpr bool takes_two_rows = false;
 
 // r + sum over COUNT registers of weight x activation: lane l gains the sum over i, c of w[i].byte[4l + c] * y[4i + c].
 // LARGEST bounds the weights (unsigned), so that other variants know how many products fit 16 bits.

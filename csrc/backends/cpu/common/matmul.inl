@@ -251,7 +251,9 @@ template <class T, class Read> static inline void product(const Rows& x, int64_t
   for (int64_t b = 0; b < blocks; ++b) {
     T t;
     read(t, b);
-    for (int64_t r = first; r < last; ++r) store(result + group_rows * (r - first), add_block(t, x, r, b, load_floats(result + group_rows * (r - first))));
+    int64_t r = first;
+    if constexpr (takes_two_rows) r = add_block_to_pairs(t, x, b, first, last, result);
+    for (; r < last; ++r) store(result + group_rows * (r - first), add_block(t, x, r, b, load_floats(result + group_rows * (r - first))));
   }
 }
 

@@ -8,4 +8,6 @@ namespace skipstone::cpu::neon {
 
 #include "backends/cpu/neon/vectors.inl"
 
+static constexpr bool takes_two_rows = false;
+
 }  // namespace skipstone::cpu::neon

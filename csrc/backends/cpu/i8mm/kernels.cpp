@@ -1,0 +1,20 @@
+// The kernels of the i8mm variant: its vocabulary (isa.h) under the algorithms that all variants share.
+#include "backends/cpu/i8mm/isa.h"
+#include "backends/cpu/layout.h"
+
+namespace skipstone::cpu::i8mm {
+namespace {
+#include "backends/cpu/common/math.inl"
+#include "backends/cpu/common/rows.inl"
+#include "backends/cpu/common/attention.inl"
+#include "backends/cpu/common/delta_rule.inl"
+#include "backends/cpu/common/two_rows.inl"
+#include "backends/cpu/common/matmul.inl"
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels = {"i8mm", group_rows,
+#include "backends/cpu/common/table.inl"
+};
+
+}  // namespace skipstone::cpu::i8mm
