@@ -302,10 +302,33 @@ void delta_nets() {
   });
 }
 
+void mixtures() {
+  for (int64_t n : {5, 8, 60, 128})
+    for (int64_t used : {1, 4})
+      for (bool normalize : {true, false})
+        compare("choose_experts " + std::to_string(n) + " " + std::to_string(used) + (normalize ? " normalized" : ""), [&](const Kernels& k, Output& out) {
+          Random random;
+          Floats logits = random.values(n, 4.0f), share(static_cast<size_t>(used));
+          logits[4] = logits[2];                                   // a tie
+          std::vector<int32_t> chosen(static_cast<size_t>(used));
+          k.choose_experts(logits.data(), n, used, normalize, chosen.data(), share.data());
+          out.add(chosen.data(), 4 * chosen.size()), out.add(share);
+        });
+  for (int64_t n : {7, 64, 77})
+    compare("weighted_sum " + std::to_string(n), [&](const Kernels& k, Output& out) {
+      Random random;
+      const Floats x = random.values(3 * n), factors = random.values(3);
+      const float* rows[] = {x.data(), x.data() + n, x.data() + 2 * n};
+      Floats y(static_cast<size_t>(n));
+      k.weighted_sum(rows, factors.data(), 3, y.data(), n);
+      out.add(y);
+    });
+}
+
 int main(int count, char** arguments) {
   if (count != 2) return 2;
   std::printf("isas %s; chosen %s\n", runnable_names(), kernels().name);
   matmuls(read_weights(arguments[1]));
-  quantizing(), single_values(), ropes(), caches(), attentions(), delta_nets();
+  quantizing(), single_values(), ropes(), caches(), attentions(), delta_nets(), mixtures();
   return differing ? 1 : 0;
 }
