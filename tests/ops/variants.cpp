@@ -226,8 +226,8 @@ void ropes() {
   }
 }
 
-constexpr KvType kv_types[] = {KvType::f16, KvType::bf16, KvType::f32};
-constexpr const char* kv_names[] = {"f16", "bf16", "f32"};
+constexpr KvType kv_types[] = {KvType::f16, KvType::bf16, KvType::f32, KvType::q8_0, KvType::q4_0};
+constexpr const char* kv_names[] = {"f16", "bf16", "f32", "q8_0", "q4_0"};
 
 void caches() {
   Random random;
@@ -235,18 +235,20 @@ void caches() {
   const float special[] = {0.0f, -0.0f, 65504.0f, 65519.0f, 65520.0f, -1e9f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f, 6.1e-5f, 3.4e38f, 0x1p-149f, -__builtin_inff(), 2049.0f, 2051.0f, 1.00390625f};
   memcpy(x.data(), special, sizeof special);
   for (int i = 128; i < 256; ++i) x[static_cast<size_t>(i)] *= 0x1p-24f;                        // half precision's subnormal numbers, with ties
-  for (int t = 0; t < 3; ++t)
+  for (int t = 0; t < 5; ++t)
     compare(std::string("store_kv ") + kv_names[t], [&](const Kernels& k, Output& out) {
       std::vector<uint8_t> stored(1024);
-      k.store_kv(x.data(), stored.data(), kv_types[t], 256);
+      const int64_t from = in_blocks(kv_types[t]) ? 32 : 0;      // no infinity in a block
+      k.store_kv(x.data() + from, stored.data(), kv_types[t], 256 - from);
       out.add(stored.data(), stored.size());
     });
 }
 
 void attentions() {
-  for (int t = 0; t < 3; ++t)
+  for (int t = 0; t < 5; ++t)
     for (int64_t head : {8, 40, 64})
       for (int64_t queries : {1, 2, 5}) {
+        if (in_blocks(kv_types[t]) && head % kv_block_values) continue;
         Random random;
         const Floats keys = random.values(chunk_positions * head), values = random.values(chunk_positions * head), q = random.values(queries * head);
         const int32_t from[] = {0, 3, 17, 40, 9}, to[] = {75, 75, 74, 40, 256};                  // the fourth sees nothing

@@ -83,6 +83,14 @@ static inline f32x8 load_i8(const int8_t* p) {
   const int16x8_t words = vmovl_s8(vld1_s8(p));
   return to_float(i32x8{vmovl_s16(vget_low_s16(words)), vmovl_high_s16(words)});
 }
+static inline f32x8 eight_low_nibbles(const uint8_t* p) {
+  const i32x8 both = widened(p);
+  return to_float(i32x8{vandq_s32(both.low, vdupq_n_s32(15)), vandq_s32(both.high, vdupq_n_s32(15))});
+}
+static inline f32x8 eight_high_nibbles(const uint8_t* p) {
+  const i32x8 both = widened(p);
+  return to_float(i32x8{vshrq_n_s32(both.low, 4), vshrq_n_s32(both.high, 4)});
+}
 static inline int16x8_t to_words(f32x8 a) { return vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(a.low)), vcvtnq_s32_f32(a.high)); }
 static inline void store_i8(int8_t* p, const f32x8 a[4]) {
   for (int v = 0; v < 4; v += 2) vst1q_s8(p + 8 * v, vqmovn_high_s16(vqmovn_s16(to_words(a[v])), to_words(a[v + 1])));
@@ -113,14 +121,8 @@ static inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 #include "backends/cpu/common/eight_lanes.inl"
 
-static inline Floats load_low_nibbles(const uint8_t* p) {
-  const i32x8 both = widened(p);
-  return to_float(i32x8{vandq_s32(both.low, vdupq_n_s32(15)), vandq_s32(both.high, vdupq_n_s32(15))});
-}
-static inline Floats load_high_nibbles(const uint8_t* p) {
-  const i32x8 both = widened(p);
-  return to_float(i32x8{vshrq_n_s32(both.low, 4), vshrq_n_s32(both.high, 4)});
-}
+static inline Floats load_low_nibbles(const uint8_t* p) { return eight_low_nibbles(p); }
+static inline Floats load_high_nibbles(const uint8_t* p) { return eight_high_nibbles(p); }
 static inline float32x4_t power_of_exponent(int32x4_t e) {
   const int32x4_t normal = vshlq_n_s32(vsubq_s32(e, vdupq_n_s32(1)), 23), subnormal = vshlq_s32(vdupq_n_s32(0x00200000), e);
   return vreinterpretq_f32_s32(vbslq_s32(vcltq_s32(e, vdupq_n_s32(2)), subnormal, normal));
