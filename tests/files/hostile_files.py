@@ -101,8 +101,9 @@ def trees() -> list[Tree]:
              GGUFValueType.INT64: "i64", GGUFValueType.FLOAT64: "f64"}
     made = []
     with tempfile.TemporaryDirectory() as folder:
-        for (name, family), words in zip(make.FAMILIES.items(), (byte_level("qwen2"), byte_level(), sentencepiece("llama"), sentencepiece("gemma4")), strict=True):
-            path = family(7).gguf(Path(folder) / f"{name}.gguf", "Q8_0")
+        vocabularies = {"qwen3": byte_level("qwen2"), "qwen35": byte_level(), "gemma3": sentencepiece("llama"), "gemma4": sentencepiece("gemma4"), "gemma4e": sentencepiece("gemma4")}
+        for name, words in vocabularies.items():
+            path = make.FAMILIES[name](7).gguf(Path(folder) / f"{name}.gguf", "Q8_0")
             reader = GGUFReader(path)
             keys = []
             for key, entry in reader.fields.items():
