@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 DRAFTS, TOKENS = 4, 128
 # The models were trained on Python source: each continues the beginning of a file of its kind.
 PROMPTS = {
-    "tiny-qwen35": 'class Stack:\n    """A stack of items."""\n\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n',
-    "tiny-gemma4": 'class Stack:\n    """A stack of items."""\n\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n',
+    "tiny-qwen35": 'class Set:\n    """A set of items."""\n\n    def __init__(self, items):\n        self.items = items\n\n    def __len__(self):\n',
+    "tiny-gemma4": 'class Account:\n    """A bank account."""\n\n    def __init__(self, owner):\n        self.owner = owner\n        self.balance = 0\n\n    def deposit(self, amount):\n',
 }
 
 
