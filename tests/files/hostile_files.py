@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS / "models"), str(TESTS / "text")]
@@ -92,10 +93,13 @@ def scalar(code: str, value: Any) -> bytes:
     return (int(value) % 256 ** struct.calcsize(code)).to_bytes(struct.calcsize(code), "little")
 
 
+WORDS_IN_ALL = mock.patch.object(make, "VOCABULARY", 320)      # what the vocabularies of kinds hold
+
+
 @functools.cache
+@WORDS_IN_ALL
 def trees() -> list[Tree]:
     """A right GGUF file of every family, with a vocabulary of each kind."""
-    make.VOCABULARY = 320
     kinds = {GGUFValueType.UINT8: "u8", GGUFValueType.INT8: "i8", GGUFValueType.UINT16: "u16", GGUFValueType.INT16: "i16", GGUFValueType.UINT32: "u32",
              GGUFValueType.INT32: "i32", GGUFValueType.FLOAT32: "f32", GGUFValueType.BOOL: "bool", GGUFValueType.STRING: "str", GGUFValueType.UINT64: "u64",
              GGUFValueType.INT64: "i64", GGUFValueType.FLOAT64: "f64"}
@@ -215,9 +219,9 @@ def write_gguf(r: random.Random, folder: Path) -> Path:
 
 
 @functools.cache
+@WORDS_IN_ALL
 def folders() -> list[dict[str, Any]]:
     """A right safetensors model of every family: the files as JSON trees, "header" and "data" for model.safetensors."""
-    trees()
     made = []
     with tempfile.TemporaryDirectory() as folder:
         for name, family in make.FAMILIES.items():
