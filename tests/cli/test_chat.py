@@ -3,17 +3,16 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import assert_one_line_error, command, environment, skipstone
+from pseudo_terminal import Terminal, on_terminal
 
 from skipstone import ArgumentError, Model, bundled, load
 from skipstone.cli.conversation import COMMANDS, Conversation, Leave
@@ -166,51 +165,6 @@ def test_answers_on_the_screen(no_color: str, monkeypatch: pytest.MonkeyPatch) -
         plain = plain.replace(mark, "")
     assert not set(plain) & set("\x1b\x07\x9b\r")
     assert ("[thinking]\nso" in plain and "[end of thinking]" in plain) == bool(no_color) and "\n\nYes\ufffd31m.\ufffd \ufffd[2J\n[interrupted]\n" in plain
-
-
-class Terminal:
-    """A command on a pseudo terminal."""
-
-    def __init__(self, tmp_path: Path, *arguments: str, columns: int = 80, **variables: str) -> None:
-        import fcntl
-        import pty
-        import struct
-        import termios
-
-        self._ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-        kept = {k: v for k, v in environment(TERM="xterm", XDG_STATE_HOME=str(tmp_path), **variables).items() if k != "COLUMNS"}
-        self.process = subprocess.Popen(command(*arguments), stdin=theirs, stdout=theirs, stderr=theirs, env=kept, start_new_session=True,
-                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None)
-        os.close(theirs)
-        self.seen = ""
-
-    def wait(self, text: str, seconds: float = 120) -> str:
-        """All that came until `text` did, text included."""
-        end = time.monotonic() + seconds
-        while text not in self.seen:
-            assert select.select([self._ours], [], [], max(0.0, end - time.monotonic()))[0], f"{text!r} did not come after {self.seen!r}"
-            try:
-                self.seen += os.read(self._ours, 65536).decode("utf-8", "replace")
-            except OSError:
-                raise AssertionError(f"{text!r} did not come before the end: {self.seen!r}") from None
-        before, _, self.seen = self.seen.partition(text)
-        return before + text
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
-
-    def end(self) -> int:
-        try:
-            while select.select([self._ours], [], [], 120)[0] and (piece := os.read(self._ours, 65536)):
-                self.seen += piece.decode("utf-8", "replace")
-        except OSError:
-            pass
-        os.close(self._ours)
-        return self.process.wait(timeout=120)
-
-
-on_terminal = pytest.mark.skipif(sys.platform != "linux", reason="needs pseudo terminals as Linux has them")
 
 
 @on_terminal

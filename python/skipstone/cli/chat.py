@@ -49,6 +49,7 @@ def command(
         from ..errors import ArgumentError
         from ..loading import load
         from .conversation import Conversation, parse_json, read_messages
+        from .interrupts import heed
 
         if prompt == "-" and messages == "-":
             raise ArgumentError("--prompt - and --messages - both read standard input; give one of them")
@@ -63,11 +64,14 @@ def command(
                       stop=stop or None)
         drafts = draft_tokens_argument(draft_tokens)
 
+        unanswered = bool(talk) and talk[-1]["role"] not in ("system", "assistant")
+        conversing = prompt is None and not unanswered and sys.stdin.isatty() and not as_json
+        if conversing:
+            heed()
         loaded = load(model_path(model), draft=draft_argument(draft, no_draft), device=device, threads=threads, kv_type=kv_type, context=context)
         options = {**DEFAULTS, **loaded.sampling, **{name: value for name, value in wanted.items() if value is not None}, "draft_tokens": drafts}
         conversation = Conversation(loaded, talk, options, enable_thinking=think, chat_template=own_template, tools=known)
-        unanswered = bool(talk) and talk[-1]["role"] not in ("system", "assistant")
-        if prompt is None and not unanswered and sys.stdin.isatty() and not as_json:
+        if conversing:
             _converse(conversation, history)
             return
         question = None if unanswered and prompt is None else standard_input() if prompt in (None, "-") else prompt
@@ -89,22 +93,23 @@ def _file(path: str) -> str:
 def _write(conversation: Conversation, question: str | None, quiet: bool = False) -> tuple[ChatResult, bool]:
     """Writes an answer as it comes; what there is of it in the end, and whether it was interrupted."""
     from ..results import ChatResult
-    from .terminal import Answer, Interrupts
+    from .interrupts import AnswerPresses
+    from .terminal import Answer
 
     out, text, reasoning, calls, tokens, finish, stats = Answer(), "", "", [], [], None, None
     interrupted = False
-    with Interrupts() as interrupts:
+    with AnswerPresses() as presses:
         pieces = conversation.ask(question) if question is not None else conversation.answer(conversation.messages)
         try:
             for piece in pieces:
-                interrupts.writing = True
+                presses.writing = True
                 text, reasoning = text + piece.text, reasoning + piece.reasoning
                 calls += piece.tool_calls
                 tokens += piece.tokens
                 finish, stats = piece.finish_reason, piece.stats
                 if not quiet:
                     out.write(piece.text, piece.reasoning)
-                if interrupts.asked and not finish:
+                if presses.asked and not finish:
                     interrupted = True
                     pieces.close()                          # type: ignore[attr-defined]
                     break

@@ -1,14 +1,12 @@
-"""What a conversation needs of a terminal: lines with history, text as it comes, Ctrl-C for an answer alone."""
+"""What a conversation needs of a terminal: lines with history, text as it comes."""
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from .interrupts import LinePresses
 from .output import printable
 
 DIM, PROMPT, PLAIN = "\x1b[2m", "\x1b[1;36m", "\x1b[0m"
@@ -33,6 +31,7 @@ class Lines:
         self._edited = sys.stdin.isatty() and sys.stdout.isatty()
         self._readline: Any = None
         self._path = history_path() if keep and self._edited else None
+        self._presses = LinePresses()
         if self._edited:
             try:
                 import readline
@@ -49,7 +48,11 @@ class Lines:
                 readline.set_history_length(HISTORY)
 
     def read(self) -> str:
-        """A message. EOFError at the end of the input, KeyboardInterrupt for Ctrl-C."""
+        """A message. EOFError at the end of the input, KeyboardInterrupt for Ctrl-C, which does nothing between messages."""
+        with self._presses:
+            return self._message()
+
+    def _message(self) -> str:
         text = self._line(">>> ")
         if text.startswith('"""'):
             lines = [text[3:]]
@@ -77,6 +80,7 @@ class Lines:
 
     def close(self) -> None:
         """Keeps the history; that it cannot be written is no reason to complain."""
+        self._presses.close()
         if self._readline and self._path:
             try:
                 self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -133,26 +137,3 @@ class Answer:
         sys.stdout.write(printable(text) if self._terminal else text)
         self._last = text[-1]
 
-
-class Interrupts:
-    """While an answer is written, the first Ctrl-C only asks for its end, so that the session stays whole; a second one, or one
-    before the first piece, when a long prompt may be read, ends it wherever it is."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.writing = False
-        self._before: Any = None
-
-    def __enter__(self) -> Interrupts:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked or not self.writing:
-            raise KeyboardInterrupt
-        self.asked = True
