@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -95,6 +96,9 @@ def _lark(grammar: str) -> str:
         raise ArgumentError(f"grammar: this GBNF cannot be read ({error or type(error).__name__}); expected GBNF or Lark") from None
 
 
+MASKS = 32   # kept of a text, newest last; a draft's is its verification's
+
+
 class Constraint:
     """Where one generated text stands in its grammar. Counts are of generated tokens."""
 
@@ -107,7 +111,7 @@ class Constraint:
         self._matcher = _matcher(grammar, tokenizer, vocabulary)
         self._consumed: list[int] = []
         self._words = (vocabulary + 31) // 32
-        self._masks: dict[int, np.ndarray] = {}   # by how many tokens were taken before; a draft's mask is its verification's
+        self._masks: dict[int, np.ndarray] = {}   # by how many tokens were taken before
         self._check(f"expected a {grammar.kind} that llguidance can follow")
 
     @property
@@ -117,19 +121,25 @@ class Constraint:
 
     def take(self, count: int, tokens: Sequence[int]) -> int:
         """The text goes on after its first `count` tokens with as many of `tokens` as are allowed there: how many that are."""
-        held = self._consumed[count:]
-        same = 0
-        while same < min(len(held), len(tokens)) and held[same] == tokens[same]:
+        consumed, same = self._consumed, 0
+        held = min(len(consumed) - count, len(tokens))
+        while same < held and consumed[count + same] == tokens[same]:
             same += 1
-        if same < len(held):
-            self._matcher.rollback(len(held) - same)
-            del self._consumed[count + same:]
+        if count + same < len(consumed):
+            self._back(count + same)
+        if same == len(tokens) or self._matcher.is_stopped():
+            return same
+        rest = list(tokens[same:]) if same else list(tokens)
+        taken = self._matcher.try_consume_tokens(rest)
+        consumed += rest if taken == len(rest) else rest[:taken]
+        return int(same + taken)
+
+    def _back(self, count: int) -> None:
+        """Gives back what was taken after the first `count` tokens."""
+        self._matcher.rollback(len(self._consumed) - count)
+        del self._consumed[count:]
         if self._masks:
-            self._masks = {at: mask for at, mask in self._masks.items() if count - 1 <= at <= len(self._consumed)}
-        rest = list(tokens[same:])
-        taken = int(self._matcher.try_consume_tokens(rest)) if rest and not self.complete else 0
-        self._consumed.extend(rest[:taken])
-        return same + taken
+            self._masks = {at: mask for at, mask in self._masks.items() if at <= count}
 
     def mask(self) -> np.ndarray:
         """uint32, a bit for each token that may follow what was taken."""
@@ -138,22 +148,17 @@ class Constraint:
             known = np.zeros(self._words, np.uint32)
             self._matcher.unsafe_compute_mask_ptr(known.ctypes.data, known.nbytes)
             self._check("expected one that some text fits")
+            if len(self._masks) >= MASKS:
+                self._masks = {at: mask for at, mask in self._masks.items() if at > len(self._consumed) - MASKS}
             self._masks[len(self._consumed)] = known
         return known
 
     def forced(self, most: int) -> list[int]:
-        """Up to `most` tokens that must follow what was taken, since at each place no other may; they are taken. Looked for only where the
-        last token was chosen under a mask: elsewhere the grammar is wide, and a mask would be wasted."""
-        tokens: list[int] = []
-        while len(tokens) < most and len(self._consumed) - 1 in self._masks and not self.complete:
-            words = np.flatnonzero(mask := self.mask())
-            word = int(mask[words[0]]) if len(words) == 1 else 0
-            token = int(words[0]) * 32 + word.bit_length() - 1 if word and word & (word - 1) == 0 else -1
-            if token < 0 or not self._matcher.try_consume_tokens([token]):
-                break
-            self._consumed.append(token)
-            tokens.append(token)
-        return tokens
+        """Up to `most` tokens that likely follow what was taken, as the grammar leaves no choice about their text; drafts, no more. Looked
+        for only where the last token was chosen under a mask: elsewhere the grammar is wide, and looking would be wasted."""
+        if most <= 0 or len(self._consumed) - 1 not in self._masks or self.complete:
+            return []
+        return list(self._matcher.compute_ff_tokens()[:most])
 
     @property
     def taken(self) -> int:
@@ -200,6 +205,9 @@ def _matcher(grammar: Grammar, tokenizer: Tokenizer, vocabulary: int) -> Any:
     return made.deep_copy()
 
 
+ENCODED, ENCODED_LENGTH = 4096, 256   # texts that stay encoded, and their length: what a grammar leaves no choice about comes again and again
+
+
 class _Pieces:
     """A tokenizer as llguidance asks for it."""
 
@@ -209,6 +217,10 @@ class _Pieces:
         texts = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
         self.special_token_ids = [i for i, text in enumerate(texts) if not text]
         self.tokens = [text or tokenizer.token_text(i).encode() or b"<%d>" % i for i, text in enumerate(texts)]
+        self._encode = lru_cache(ENCODED)(self._encoded)
 
     def __call__(self, text: str | bytes) -> list[int]:
+        return self._encode(text) if len(text) < ENCODED_LENGTH else self._encoded(text)
+
+    def _encoded(self, text: str | bytes) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)

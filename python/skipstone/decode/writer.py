@@ -24,6 +24,7 @@ from .session import PASS_ROWS, Session
 from .stats import Stats
 from .stop import TextStream
 
+NONE = np.empty(0, np.int32)
 CATCH_UP = 17   # rows that a drafter is behind after a verify pass, at most; more is unusual work
 
 
@@ -105,7 +106,6 @@ class Writer:
             if len(self._forced) >= drafts:
                 return None
             self._forced = []
-            self._constraint.take(self.generated, [])
         if not drafts or session._drafter is None:
             return None
         sampler = None if self._greedy else self._sampler
@@ -126,7 +126,7 @@ class Writer:
         if self._constraint is not None:
             self._sampler.set_judge(None)
             drafts = self._forced or drafts
-            drafts = drafts[:self._constraint.take(self.generated, drafts)]   # up to the first that is forbidden
+            drafts = drafts[:self._constraint.take(self.generated, drafts)] if drafts else drafts   # up to the first that is forbidden
         self.drafts, self.wants = drafts, self._result()
         return np.asarray([text[-1], *drafts], np.int32)
 
@@ -210,11 +210,15 @@ class Writer:
         while True:
             row = len(chosen)
             if not self._options.filters:
-                chosen += sampler.verify(logits[row:], np.asarray(drafts[row:], np.int32))
+                rest = np.asarray(drafts[row:], np.int32) if drafts else NONE
+                chosen += sampler.verify(logits[row:] if row else logits, rest)
             taken = constraint.take(count, chosen)
-            sampler.pop(len(chosen) - taken)
-            free = len(chosen) == taken > row
-            del chosen[taken:]
+            if len(chosen) > taken:
+                sampler.pop(len(chosen) - taken)
+                del chosen[taken:]
+                free = False
+            else:
+                free = taken > row
             if free or constraint.complete:
                 return chosen, constraint.complete
             token = sampler.choose(logits[taken], constraint.mask())
