@@ -140,12 +140,8 @@ class Model:
         The result has text, reasoning, tool_calls and message. Templates run apart, with half a second and 64 MiB. ArgumentError
         for what is wrong with the messages, and where the template refuses them; FileError for what is wrong with the template.
         """
-        pieces = list(self.chat_stream(messages, tools, enable_thinking, template_variables=template_variables, chat_template=chat_template,
-                                       session=session, **options))
-        last = pieces[-1]
-        assert last.finish_reason is not None and last.stats is not None
-        return ChatResult("".join(p.text for p in pieces), "".join(p.reasoning for p in pieces), [c for p in pieces for c in p.tool_calls],
-                          [t for p in pieces for t in p.tokens], last.finish_reason, last.stats)
+        return ChatResult.of(self.chat_stream(messages, tools, enable_thinking, template_variables=template_variables, chat_template=chat_template,
+                                              session=session, **options))
 
     def chat_stream(self, messages: str | Sequence[Mapping[str, Any] | ChatResult], tools: Iterable[Mapping[str, Any]] | None = None,
                     enable_thinking: bool | None = None, *, template_variables: Mapping[str, Any] | None = None, chat_template: str | None = None,

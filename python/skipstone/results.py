@@ -1,7 +1,7 @@
 """What generating returns."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,10 +51,14 @@ class Result:
         given = list(pieces)
         last = given[-1]
         assert last.finish_reason is not None and last.stats is not None
-        with_logprobs = last.logprobs is not None
-        return cls("".join(p.text for p in given), [t for p in given for t in p.tokens], last.finish_reason, last.stats,
-                   [x for p in given for x in p.logprobs or ()] if with_logprobs else None,
-                   [x for p in given for x in p.top_logprobs or ()] if with_logprobs else None)
+        return cls("".join(p.text for p in given), [t for p in given for t in p.tokens], last.finish_reason, last.stats, *_logprobs(given))
+
+
+def _logprobs(given: Sequence[Piece] | Sequence[ChatPiece]) -> tuple[list[float] | None, list[dict[int, float]] | None]:
+    """Of all pieces together; None where the option was not given."""
+    if given[-1].logprobs is None:
+        return None, None
+    return [x for p in given for x in p.logprobs or ()], [x for p in given for x in p.top_logprobs or ()]
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class ChatPiece:
     """A part of a streamed answer: what became certain since the part before it.
 
     text, reasoning: more of each. tool_calls: those that became complete. tokens: the ids chosen since the part before. The last
-    part has a finish_reason and stats.
+    part has a finish_reason and stats. logprobs, top_logprobs: as Result's, of these tokens.
     """
 
     text: str
@@ -82,6 +86,8 @@ class ChatPiece:
     tokens: list[int]
     finish_reason: FinishReason | None = None
     stats: Stats | None = None
+    logprobs: list[float] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ class ChatResult:
     """An answer.
 
     text: for the user, without reasoning, tool calls and their marks. reasoning: what the model wrote while thinking. tool_calls:
-    each with name, arguments (a dict) and id. tokens, finish_reason, stats: as in Result.
+    each with name, arguments (a dict) and id. tokens, finish_reason, stats, logprobs, top_logprobs: as in Result; they are of all
+    tokens, those of marks, reasoning and calls included.
     """
 
     text: str
@@ -98,6 +105,17 @@ class ChatResult:
     tokens: list[int]
     finish_reason: FinishReason
     stats: Stats
+    logprobs: list[float] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
+
+    @classmethod
+    def of(cls, pieces: Iterable[ChatPiece]) -> ChatResult:
+        """The answer whose pieces these are, the last included."""
+        given = list(pieces)
+        last = given[-1]
+        assert last.finish_reason is not None and last.stats is not None
+        return cls("".join(p.text for p in given), "".join(p.reasoning for p in given), [c for p in given for c in p.tool_calls],
+                   [t for p in given for t in p.tokens], last.finish_reason, last.stats, *_logprobs(given))
 
     @property
     def message(self) -> dict[str, Any]:

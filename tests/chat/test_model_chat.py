@@ -39,6 +39,20 @@ def test_streams() -> None:
     assert [piece.finish_reason for piece in pieces[:-1]] == [None] * (len(pieces) - 1) and pieces[-1].finish_reason == "length" and pieces[-1].stats
 
 
+@pytest.mark.parametrize("kind", ["qwen", "gemma"])
+def test_logprobs(kind: str) -> None:
+    """As generate's, one for each token, in pieces and whole, whatever is drafted."""
+    options: dict[str, Any] = dict(max_tokens=24, temperature=0.8, seed=5, stop_at_eos=False, logprobs=2)
+    plain = model(kind).generate(model(kind).chat_prompt(MESSAGES).ids, draft_tokens=0, **options)
+    for drafts in (0, 4, "auto"):
+        chatted = model(kind).chat(MESSAGES, draft_tokens=drafts, **options)
+        assert (chatted.tokens, chatted.logprobs, chatted.top_logprobs) == (plain.tokens, plain.logprobs, plain.top_logprobs)
+    pieces = list(model(kind).chat_stream(MESSAGES, **options))
+    assert all(len(piece.logprobs or []) == len(piece.top_logprobs or []) == len(piece.tokens) for piece in pieces)
+    assert [x for piece in pieces for x in piece.logprobs or []] == plain.logprobs
+    assert model(kind).chat(MESSAGES, max_tokens=2).logprobs is None
+
+
 def test_template_of_ones_own() -> None:
     made = model("qwen").chat("hi", chat_template="{{ messages[0].content }}", max_tokens=8)
     assert made.tokens == model("qwen").generate("hi", max_tokens=8).tokens

@@ -91,4 +91,5 @@ def _read(reader: AnswerReader, pieces: Iterable[Piece]) -> Iterator[ChatPiece]:
             rest = reader.finish()
             part.text, part.reasoning = part.text + rest.text, part.reasoning + rest.reasoning
             part.tool_calls += rest.tool_calls
-        yield ChatPiece(part.text, part.reasoning, part.tool_calls, piece.tokens, piece.finish_reason, piece.stats)
+        yield ChatPiece(part.text, part.reasoning, part.tool_calls, piece.tokens, piece.finish_reason, piece.stats,
+                        piece.logprobs, piece.top_logprobs)
