@@ -16,7 +16,7 @@ from skipstone.cli import main
 
 CLI = Path(main.__file__).parent
 COMMANDS = ["demo", "run", "chat", "bench", "kernels", "info", "devices", "pull"]
-NOT_COMMANDS = {"__init__", "__main__", "main", "output", "conversation", "terminal", "plot"}
+NOT_COMMANDS = {"__init__", "__main__", "main", "output", "conversation", "interrupts", "terminal", "plot"}
 
 
 def test_version() -> None:
@@ -39,7 +39,7 @@ def test_each_command_has_help(name: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    ("nothing",), ("devices", "extra"), ("info",), ("info", "tiny-qwen35", "--bogus"), ("run", "tiny-qwen35"), ("demo", "--rounds", "0"),
+    ("nothing",), ("devices", "extra"), ("info",), ("info", "tiny-qwen35", "--bogus"), ("run",), ("demo", "--rounds", "0"),
     ("bench", "tiny-qwen35", "--rounds", "0"), ("bench", "tiny-qwen35", "--context", "x"),
 ], ids=" ".join)
 def test_misuse(arguments: tuple[str, ...]) -> None:

@@ -70,6 +70,24 @@ def test_stop() -> None:
     assert done.code == 0 and done.json["finish_reason"] == "stop" and "self" not in done.json["text"]
 
 
+def test_prompt_from_a_pipe(expected: str) -> None:
+    assert skipstone("run", "tiny-qwen35", "-n", "32", stdin=PROMPT.encode()).out == skipstone("run", "tiny-qwen35", "-p", PROMPT, "-n", "32").out
+    assert_one_line_error(skipstone("run", "tiny-qwen35"), "prompt", "empty")
+
+
+def test_grammars(tmp_path: Path) -> None:
+    schema, gbnf = tmp_path / "schema.json", tmp_path / "answer.gbnf"
+    schema.write_text('{"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 3}')
+    gbnf.write_text('root ::= "yes" | "no"')
+    for given in (str(schema), schema.read_text()):
+        numbers = skipstone("run", "tiny-qwen35", "-p", "# JSON:\n", "--json-schema", given, "--draft-tokens", "4").out
+        assert 2 <= len(json.loads(numbers)) <= 3 and all(isinstance(n, int) for n in json.loads(numbers))
+    assert skipstone("run", "tiny-qwen35", "-p", "x", "--grammar", str(gbnf)).out in ("yes\n", "no\n")
+    assert skipstone("chat", "tiny-qwen35", "-p", "x", "--regex", "[a-c]{3}", "--seed", "1").out.strip(" abc\n") == ""
+    assert_one_line_error(skipstone("run", "tiny-qwen35", "-p", "x", "--json-schema", "nowhere.json"), "--json-schema", "nowhere.json")
+    assert_one_line_error(skipstone("run", "tiny-qwen35", "-p", "x", "--grammar", "start: ("), "grammar")
+
+
 def test_unknown_file() -> None:
     assert_one_line_error(skipstone("run", "no such file.gguf", "-p", "x"), "no such file.gguf")
     assert_one_line_error(skipstone("run", "", "-p", "x"), "empty")

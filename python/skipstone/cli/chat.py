@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .output import (INTERRUPTED, console, draft_argument, draft_tokens_argument, errors_as_messages, figures, model_path, print_json, printable, shown,
-                     standard_input)
+from .output import (GRAMMAR_HELP, INTERRUPTED, JSON_SCHEMA_HELP, REGEX_HELP, console, draft_argument, draft_tokens_argument, errors_as_messages, figures,
+                     model_path, print_json, printable, read_text, shown, standard_input, text_or_file)
 
 if TYPE_CHECKING:
     from ..results import ChatResult
@@ -27,16 +27,21 @@ def command(
     template: Annotated[Optional[str], typer.Option(help="A file with a chat template in place of the model's own.")] = None,
     draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Decode without drafting: the same text, one token a pass.")] = False,
-    max_tokens: Annotated[Optional[int], typer.Option(help="Most tokens of an answer; by default 2048.")] = None,
+    max_tokens: Annotated[Optional[int], typer.Option("--max-tokens", "-n", help="Most tokens of an answer; by default 2048.")] = None,
     temperature: Annotated[Optional[float], typer.Option(help="0 takes the likeliest token; by default what the model's files suggest, else 0.7.")] = None,
     top_k: Annotated[Optional[int], typer.Option(help="Keep the k likeliest tokens; 0 keeps all.")] = None,
     top_p: Annotated[Optional[float], typer.Option(help="Keep the likeliest tokens up to this probability.")] = None,
     min_p: Annotated[Optional[float], typer.Option(help="Keep tokens at least this likely, relative to the likeliest.")] = None,
     repeat_penalty: Annotated[Optional[float], typer.Option(help="Divide the logits of tokens already in the text; 1 is off.")] = None,
+    presence_penalty: Annotated[Optional[float], typer.Option(help="Taken from the logits of tokens that were written.")] = None,
+    frequency_penalty: Annotated[Optional[float], typer.Option(help="Taken from them for each time that they were.")] = None,
     seed: Annotated[Optional[int], typer.Option(help="The same seed gives the same answer to the same messages.")] = None,
     stop: Annotated[Optional[list[str]], typer.Option(help="End an answer at this text; may be given several times.")] = None,
+    json_schema: Annotated[Optional[str], typer.Option(help=JSON_SCHEMA_HELP)] = None,
+    regex: Annotated[Optional[str], typer.Option(help=REGEX_HELP)] = None,
+    grammar: Annotated[Optional[str], typer.Option(help=GRAMMAR_HELP)] = None,
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
-    threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
+    threads: Annotated[Optional[int], typer.Option("--threads", "-t", help="Threads; by default all usable cores.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu or cuda:0; skipstone devices lists them.")] = "auto",
     kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
@@ -58,10 +63,11 @@ def command(
             talk = check_messages(parse_json(standard_input(), "standard input", "messages")) if messages == "-" else read_messages(messages)
         if system is not None:
             talk = [{"role": "system", "content": system}] + [m for m in talk if m["role"] != "system"]
-        known = check_tools(parse_json(_file(tools), tools, "tools")) if tools is not None else None
-        own_template = _file(template) if template is not None else None
-        wanted = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed,
-                      stop=stop or None)
+        known = check_tools(parse_json(read_text(tools), tools, "tools")) if tools is not None else None
+        own_template = read_text(template) if template is not None else None
+        wanted = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty,
+                      presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, seed=seed, stop=stop or None,
+                      json_schema=text_or_file("--json-schema", json_schema), regex=regex, grammar=text_or_file("--grammar", grammar))
         drafts = draft_tokens_argument(draft_tokens)
 
         unanswered = bool(talk) and talk[-1]["role"] not in ("system", "assistant")
@@ -78,16 +84,6 @@ def command(
         if question is not None and not question.strip():
             raise ArgumentError("the message is empty; give one by --prompt, or as standard input")
         _once(conversation, question, as_json)
-
-
-def _file(path: str) -> str:
-    from ..errors import ArgumentError
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read(64 << 20)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path}: the file cannot be read ({getattr(error, 'strerror', None) or error}); expected UTF-8 text") from None
 
 
 def _write(conversation: Conversation, question: str | None, quiet: bool = False) -> tuple[ChatResult, bool]:

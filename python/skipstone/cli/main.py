@@ -34,4 +34,4 @@ def main() -> None:
     # What a terminal cannot show is shown as ?: a model may write any character, and a path may hold any byte.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    app()
+    app(prog_name="skipstone")

@@ -86,6 +86,36 @@ def standard_input() -> str:
         raise ArgumentError(f"standard input is no {error.encoding} text: {where}; give it a text, or change its encoding") from None
 
 
+JSON_SCHEMA_HELP = "Write JSON that this schema allows: its text, or a file with it; true for any JSON."
+REGEX_HELP = "Write what this regular expression matches."
+GRAMMAR_HELP = "Write what this grammar allows, Lark or GBNF: its text, or a file with it."
+
+
+def read_text(path: str) -> str:
+    """A file's text; ArgumentError where it cannot be read."""
+    from ..errors import ArgumentError
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(64 << 20)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path}: the file cannot be read ({getattr(error, 'strerror', None) or error}); expected UTF-8 text") from None
+
+
+def text_or_file(name: str, given: str | None) -> str | None:
+    """The text of an option that may name a file in its place."""
+    from ..errors import ArgumentError
+
+    if given is None or not given.strip():
+        return given
+    if os.path.isfile(given) or given.endswith((".json", ".lark", ".gbnf")) and "\n" not in given:
+        try:
+            return read_text(given)
+        except ArgumentError as error:
+            raise ArgumentError(f"{name}: {error}") from None
+    return given
+
+
 def figures(stats: Stats) -> dict[str, Any]:
     """Stats for JSON."""
     return {**asdict(stats), "tokens_per_second": stats.tokens_per_second, "prompt_tokens_per_second": stats.prompt_tokens_per_second,
