@@ -58,6 +58,7 @@ class Operation {
   virtual void store(Pass&, int64_t /*first*/, int64_t /*last*/) {}
   virtual bool reads_stored() const { return false; } // whether step 0 reads what other members stored; asked after `begin`
   virtual void step(Pass&, int /*step*/, int /*member*/, int /*members*/) {}
+  virtual bool whole_parts() const { return false; }  // whether a row depends on the later rows of its part, so that a part may not be cut
   virtual std::vector<int> remembered() const { return {}; }     // inputs of which every row leaves something in a state
 
   // Rows that the operation computes begin here: all, where a later operation leaves something of them in a state.

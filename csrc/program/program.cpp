@@ -33,10 +33,11 @@ Program::Program(std::vector<int64_t> widths, std::vector<StateSpec> states, con
       written[static_cast<size_t>(id)] = true;
     }
     operations_.push_back(make_operation(a, setting));
+    whole_parts_ = whole_parts_ || operations_.back()->whole_parts();
     for (const auto& [name, list] : a.weights)
       for (const auto& weight : list) weights_.push_back(weight->data());
   }
-  if (!vocabulary_) throw ModelError("a program needs an embedding or a head");
+  if (!vocabulary_ && !input_width_) throw ModelError("a program needs an embedding, an input or a head");
   plan_stages();
   plan_buffers();
   find_state_feeders();
@@ -208,8 +209,10 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
     if (borrows_ && !p.borrowed) throw ArgumentError("this program reads another sequence's cache, and none was given");
     for (const Append& other : parts)
       if (&other != &p && p.sequence && other.sequence == p.sequence) throw ArgumentError("one sequence stands twice in a pass");
-    for (int32_t token : p.tokens)
-      if (token < 0 || token >= vocabulary_) throw ArgumentError("token id " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary_));
+    if (whole_parts_ && static_cast<int64_t>(p.tokens.size()) > max_pass_rows) throw ArgumentError("a block of " + std::to_string(p.tokens.size()) + " rows; expected at most " + std::to_string(max_pass_rows));
+    if (vocabulary_)
+      for (int32_t token : p.tokens)
+        if (token < 0 || token >= vocabulary_) throw ArgumentError("token id " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary_));
   }
   if (input_width_ && !hidden) throw ArgumentError("this program needs hidden rows of width " + std::to_string(input_width_));
   Batch& b = batch_;
@@ -222,13 +225,15 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
     b.tokens.clear();
     while (part < parts.size() && static_cast<int64_t>(b.tokens.size()) < max_pass_rows) {
       const Append& p = parts[part];
-      const int64_t first = static_cast<int64_t>(b.tokens.size()), take = std::min(static_cast<int64_t>(p.tokens.size() - at), max_pass_rows - first);
+      const int64_t first = static_cast<int64_t>(b.tokens.size());
+      if (whole_parts_ && first + static_cast<int64_t>(p.tokens.size()) > max_pass_rows) break;
+      const int64_t take = std::min(static_cast<int64_t>(p.tokens.size() - at), max_pass_rows - first);
       const int64_t start = borrows_ ? p.borrowed->length() : (p.sequence ? p.sequence->length() : 0);
       b.parts.push_back({states_.empty() ? nullptr : p.sequence, p.borrowed, first, take, start});
       for (int64_t i = 0; i < take; ++i) {
         b.tokens.push_back(p.tokens[at + static_cast<size_t>(i)]);
         b.part_of.push_back(static_cast<int32_t>(b.parts.size()) - 1);
-        b.positions.push_back(borrows_ ? start : start + i);
+        b.positions.push_back(borrows_ && !whole_parts_ ? start : start + i);
         const bool last = at + static_cast<size_t>(i) + 1 == p.tokens.size(), wanted = want != Want::none && (last || !last_only);
         b.place.push_back(wanted ? static_cast<int64_t>(b.wanted.size()) : -1);
         if (wanted) b.wanted.push_back(first + i);

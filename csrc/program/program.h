@@ -88,6 +88,7 @@ class Program {
   std::vector<std::vector<float>> frequencies_;
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
   bool borrows_ = false;
+  bool whole_parts_ = false;           // a part is a block of rows that see each other
 
   std::mutex busy_;                    // a program runs one pass at a time: its buffers and scratch are its own
   Batch batch_;

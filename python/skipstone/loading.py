@@ -6,7 +6,7 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import _native
 from .decode.options import integer
 from .decode.suggested import suggested_sampling
+from .drafters.block import BlockDrafter
 from .drafters.gemma4_assistant import Gemma4AssistantDrafter
 from .drafters.mtp import MtpDrafter
+from .drafters.ngram import NAME as NGRAM
+from .drafters.ngram import NgramDrafter
 from .errors import ArgumentError, DeviceError, FileError
 from .files import open_model
 from .files.hub import resolve
@@ -23,7 +26,7 @@ from .files.identity import identity
 from .files.random_model import PREFIX
 from .files.shapes import SHAPES
 from .model import Model
-from .models import build_drafter, build_network
+from .models import build_drafter, build_network, has_own_drafter, taps
 from .results import LoadStats
 from .text.tokenizer import load_tokenizer
 
@@ -53,14 +56,14 @@ def devices() -> list[Device]:
     return [Device("cpu", _processor(), _native.isa(), tuple(_native.isas()), int(_native.default_threads()))]
 
 
-def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.PathLike[str] = "auto", device: str = "auto",
+def load(path: str | os.PathLike[str], draft: Literal["auto", "ngram", False] | str | os.PathLike[str] = "auto", device: str = "auto",
          threads: int | None = None, kv_type: str = "f16", context: int | None = None) -> Model:
     """Opens a model: a .gguf file (or the first of several), a folder with config.json and safetensors, or "random:SHAPE" or
     "random:SHAPE:TYPE": random weights in a released model's shape ("random:qwen3-8b:Q8_0"), to measure speed with. A name of the
     Hugging Face hub, org/repo or org/repo:QUANT, is one too; its files are downloaded when they are not there yet.
 
-    draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
-              a path: that drafter, which must fit; False: none
+    draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME..., NAME-dflash...), else none;
+              "ngram": from the text's own repetitions; a path: that drafter, which must fit; False: none
     device    "auto": the first card that works and can hold and run the model, else the processor (a warning says why, where a card is there);
               "cpu": the processor; "cuda:0": an NVIDIA card (skipstone devices lists them)
     threads   None: as many as there are usable cores
@@ -74,7 +77,7 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
         raise ArgumentError(f"kv_type: {kv_type!r}; expected one of {', '.join(KV_TYPES)}")
     threads = int(_native.default_threads()) if threads is None else integer("threads", threads, 1, 1024)
     if not (draft == "auto" or draft is False or isinstance(draft, str | os.PathLike)):
-        raise ArgumentError(f"draft: {draft!r}; expected 'auto', a path or False")
+        raise ArgumentError(f"draft: {draft!r}; expected 'auto', 'ngram', a path or False")
     if device == "auto" and (cards := usable_cards()):
         try:
             return _load(path, draft, cards[0], threads, kv_type, context)
@@ -92,8 +95,13 @@ def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, k
     device, make = _program_maker(device)
     start = time.perf_counter()
     file = open_model(resolve(path))
+    given = open_model(resolve(draft)) if draft not in ("auto", NGRAM, False) else None
+    beside = list(_companions(file)) if draft == "auto" and not has_own_drafter(file) else []
+    tapped = taps(given) if given else _first_taps(beside)
+    if given and tapped and device != "cpu":
+        raise DeviceError(f"draft: {given.name} drafts blocks, which runs on the processor alone; use device='cpu', draft='ngram' or another drafter")
     text = _Text(file, make or _native.Program)
-    network = build_network(file, program=text.first)
+    network = build_network(file, program=text.first, taps=tapped if device == "cpu" else ())
     _check_kv_type(kv_type, file, network, device)
     if context is None:
         context = network.context_length
@@ -101,18 +109,17 @@ def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, k
         context = integer("context", context, 1, None)
         if context > network.context_length:
             raise ArgumentError(f"context: {context}; {file.path.name} was made for {network.context_length} tokens at most")
-    drafter = None
-    if draft == "auto":
-        drafter = _drafter(build_drafter(network, file, program=make), file, threads, kv_type) or _companion(file, network, threads, kv_type, make)
-    elif draft is not False:
-        companion = open_model(resolve(draft))
-        drafter = _drafter(build_drafter(network, file, companion, program=make), companion, threads, kv_type)
+    drafter: Drafter | None = NgramDrafter() if draft == NGRAM else None
+    if given:
+        drafter = _drafter(build_drafter(network, file, given, program=make), network, given, threads, kv_type)
+    elif draft == "auto":
+        drafter = _own(file, network, device, threads, kv_type, make) or _companion(file, beside, network, device, threads, kv_type, make)
     seconds = time.perf_counter() - start
     loaded = LoadStats(seconds, seconds - text.seconds, sum(t.data.nbytes for t in file.tensors.values()))
     config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
     return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
                  context_length=context, tokenizer=text.tokenizer, drafter=drafter, device=device, threads=threads, kv_type=kv_type, load_stats=loaded,
-                 identify=lambda: f"{device.partition(':')[0]} {identity(file)}",
+                 identify=lambda: f"{device.partition(':')[0]} {identity(file)}", hidden_width=network.hidden_size,
                  sampling=suggested_sampling(file))
 
 
@@ -156,24 +163,55 @@ def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | 
     return name, lambda spec: _native.GpuProgram(spec, number)
 
 
-def _drafter(made: DrafterNetwork | None, file: ModelFile, threads: int, kv_type: str) -> Drafter | None:
-    """file: where it comes from."""
+def _drafter(made: DrafterNetwork | None, network: Network, file: ModelFile, threads: int, kv_type: str) -> Drafter | None:
+    """network: the target; file: where the drafter comes from."""
     if made is None:
         return None
     if made.kind == "mtp":
         return MtpDrafter(made.program, kv_type, threads, made.bytes_per_row, lambda: identity(file))
+    if made.block is not None:
+        return BlockDrafter(made.program, made.block, network.hidden_size, kv_type, threads, made.bytes_per_row, lambda: identity(file))
     return Gemma4AssistantDrafter(made.program, threads, made.bytes_per_row, lambda: identity(file))
 
 
-def _companion(file: ModelFile, network: Network, threads: int, kv_type: str, make: Any) -> Drafter | None:
-    """The drafter beside the model, if there is one that fits. One that does not is reported and left alone."""
+def _own(file: ModelFile, network: Network, device: str, threads: int, kv_type: str, make: Any) -> Drafter | None:
+    """The drafter in the model's own file."""
+    if network.weights is not None and device != "cpu":
+        warnings.warn(f"{file.path.name} has Orthrus' attention weights, which draft on the processor alone; decoding goes on without them. "
+                      "draft='ngram' drafts on every device", stacklevel=4)
+        return None
+    return _drafter(build_drafter(network, file, program=make), network, file, threads, kv_type)
+
+
+def _first_taps(beside: list[ModelFile | FileError]) -> tuple[int, ...]:
+    """The layers that the first companion reads of the model."""
+    try:
+        return taps(beside[0]) if beside and not isinstance(beside[0], FileError) else ()
+    except FileError:
+        return ()                        # building it says what is wrong
+
+
+def _companions(file: ModelFile) -> Iterator[ModelFile | FileError]:
+    """The files beside the model that look like its drafter, or why one cannot be read."""
     for candidate in companions(file.path):
         try:
-            companion = open_model(candidate)
-            return _drafter(build_drafter(network, file, companion, program=make), companion, threads, kv_type)
+            yield open_model(candidate)
         except FileError as error:
-            warnings.warn(f"{candidate.name} beside {file.path.name} looks like its drafter, but does not fit: {error}. "
-                          "Decoding goes on without it; draft=False or draft=PATH says what is wanted", stacklevel=3)
+            yield error
+
+
+def _companion(file: ModelFile, beside: list[ModelFile | FileError], network: Network, device: str, threads: int, kv_type: str, make: Any) -> Drafter | None:
+    """The first of the files beside the model that fits it as its drafter. One that does not is reported and left alone."""
+    for path, candidate in zip(companions(file.path), beside):
+        try:
+            if isinstance(candidate, FileError):
+                raise candidate
+            if device != "cpu" and taps(candidate):
+                raise DeviceError("it drafts blocks, which runs on the processor alone")
+            return _drafter(build_drafter(network, file, candidate, program=make), network, candidate, threads, kv_type)
+        except (FileError, DeviceError) as error:
+            warnings.warn(f"{path.name} beside {file.path.name} looks like its drafter, but does not fit: {error}. "
+                          "Decoding goes on without it; draft=False or draft=PATH says what is wanted", stacklevel=4)
     return None
 
 
@@ -182,8 +220,8 @@ _QUANTIZATION = re.compile(r"[-._](?:(?:ud|i1|qat)[-._])?(?:i?q\d\w*|tq\d\w*|bf1
 
 
 def companions(path: Path) -> list[Path]:
-    """Files or folders beside `path` whose names make them its drafter: NAME-assistant, NAME-mtp and mtp-NAME, where the endings
-    that tell the quantization need not be the same. Those with path's own ending come first, then by name. For a random model the one of its shape."""
+    """Files or folders beside `path` whose names make them its drafter: NAME-assistant, NAME-mtp, mtp-NAME and, after those,
+    NAME-dflash, where the endings that tell the quantization need not be the same. Those with path's own ending come first, then by name. For a random model the one of its shape."""
     if str(path).startswith(PREFIX):
         shape, _, type = str(path).removeprefix(PREFIX).partition(":")
         return [Path(f"{PREFIX}{shape}-assistant:{type}")] if f"{shape}-assistant" in SHAPES else []
@@ -192,15 +230,16 @@ def companions(path: Path) -> list[Path]:
     plain = name if folder else _QUANTIZATION.sub("", name)
     ending = name[len(plain):].lower()
     wanted = {f"{plain}-assistant".lower(), f"{plain}-mtp".lower(), f"mtp-{plain}".lower()}
+    blocks = {f"{plain}-dflash".lower(), f"{plain}-dflash2".lower()}
     found = []
     for other in path.parent.iterdir() if path.parent.is_dir() else ():
         if other == path or other.is_dir() != folder or not (folder or other.suffix.lower() == ".gguf"):
             continue
         stem = other.name if folder else re.sub(r"-00001-of-\d{5}$", "", other.stem)
         base = stem if folder else _QUANTIZATION.sub("", stem)
-        if base.lower() in wanted:
-            found.append((stem[len(base):].lower() != ending, other.name, other))
-    return [other for _, _, other in sorted(found, key=lambda f: f[:2])]
+        if base.lower() in wanted | blocks:
+            found.append((base.lower() in blocks, stem[len(base):].lower() != ending, other.name, other))
+    return [found[-1] for found in sorted(found, key=lambda f: f[:3])]
 
 
 def _processor() -> str:

@@ -35,15 +35,16 @@ class Model:
     def __init__(self, *, path: Path, architecture: str, config: dict[str, Any], program: Any, bytes: int, context_length: int,
                  tokenizer: Tokenizer | None, drafter: Drafter | None, device: str, threads: int, kv_type: str,
                  load_stats: LoadStats | None = None, sampling: dict[str, Any] | None = None,
-                 identify: Callable[[], str] | None = None) -> None:
+                 identify: Callable[[], str] | None = None, hidden_width: int | None = None) -> None:
         self.path, self.name, self.architecture, self.config = path, path.stem if path.is_file() else path.name, architecture, config
         self.program, self.bytes = program, bytes
-        self.vocab_size, self.hidden_width, self.context_length = int(program.vocabulary), int(program.hidden_width), context_length
+        self.vocab_size, self.hidden_width, self.context_length = int(program.vocabulary), hidden_width or int(program.hidden_width), context_length
         self.tokenizer, self.drafter = tokenizer, drafter
         self.device, self.threads, self.kv_type, self.load_stats = device, threads, kv_type, load_stats
         self.sampling = sampling or {}
         self._identify = identify or (lambda: f"{self.architecture} {self.path}")
-        self._costs, self._shared_costs = Costs(), Costs()   # of passes over one text, and over several
+        at_once = drafter.at_once if drafter else None
+        self._costs, self._shared_costs = Costs(at_once), Costs(at_once)   # of passes over one text, and over several
         self._acceptance = Acceptance(memory=0.995)
 
     def __repr__(self) -> str:

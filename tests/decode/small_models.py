@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from skipstone import _native
+from skipstone.drafters.block import BlockDrafter
 from skipstone.drafters.gemma4_assistant import Gemma4AssistantDrafter
 from skipstone.drafters.mtp import MtpDrafter
+from skipstone.drafters.ngram import NgramDrafter
 from skipstone.model import Model
+from skipstone.models.dflash import Selector
+from skipstone.models.network import Block
 
 VOCABULARY, WIDTH, HEADS, HEAD = 61, 32, 4, 8
 
@@ -103,6 +107,55 @@ def assistant(seed: int) -> Any:
     return r.head(x, 4.0)
 
 
+SIZE, MASK = 8, 3                # rows of a block, and what stands behind its first
+
+
+def orthrus(seed: int) -> Any:
+    """A block drafter that reads the target's caches, as BlockDrafter takes it."""
+    return BlockDrafter(_block_rows(Recorder(seed), ((0, 12), (2, 0)), causal=False), Block("orthrus", SIZE, MASK, shift=1), 0, "f16", 1, 100)
+
+
+def dflash(seed: int, selects: bool = False) -> Any:
+    """A block drafter with a cache of its own, made of the target's hidden rows, with a window."""
+    r = Recorder(seed)
+    c = r.norm(r.matmul(r.op("input", [], [WIDTH])[0], WIDTH)[0])
+    for window in (20, 0):
+        k, v = r.matmul(c, HEAD, HEAD)
+        r.spec["states"].append(dict(kind="kv", kv_heads=1, head=HEAD, window=window))
+        r.op("remember", [r.rope(k), v], [], state=len(r.spec["states"]) - 1)
+    tables = r.random.standard_normal((2, VOCABULARY, HEAD)).astype(np.float32)
+    selector = Selector(Rows(tables[0]), Rows(tables[1]), 5) if selects else None
+    program = _block_rows(Recorder(seed + 1), ((0, 20), (1, 0)), causal=True, projects=selects)
+    return BlockDrafter(program, Block("dflash", SIZE, MASK, 0, _native.Program(r.spec), selector), 0, "f16", 1, 100)
+
+
+class Rows:
+    """A table whose rows are looked up."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        return self.values[ids]
+
+
+def _block_rows(r: Recorder, caches: tuple[tuple[int, int], ...], causal: bool, projects: bool = False) -> Any:
+    """Layers of a block drafter over the caches (state, window); where there is a window, the block is causal or not."""
+    x = r.op("embed", [], [WIDTH], weight=r.weight(VOCABULARY, WIDTH, 6.0), scale=1.0)[0]
+    for state, window in caches:
+        q, k, v = r.matmul(r.norm(x), HEADS * HEAD, HEAD, HEAD)
+        o = r.op("block_attention", [r.rope(q), r.rope(k), v], [HEADS * HEAD], borrowed_state=state, heads=HEADS, kv_heads=1, head=HEAD,
+                 scale=HEAD**-0.5, window=window, causal=int(causal and window > 0))[0]
+        if projects:
+            o = r.op("block_conv", [o, r.matmul(x, 2 * WIDTH // 16)[0]], [WIDTH], base=r.vector(2 * WIDTH), kernel=2, group=16)[0]
+        x = r.add(x, r.matmul(o, WIDTH)[0])
+    h = r.norm(x)
+    if projects:
+        r.op("hidden", [r.matmul(h, HEAD)[0]], [])
+    r.op("head", [h], [], weight=r.weight(VOCABULARY, WIDTH, 4.0), softcap=0.0)
+    return _native.Program(r.spec)
+
+
 class Words:
     """A tokenizer whose ids are letters and a few longer pieces; id 1 ends a text. It splits no characters."""
 
@@ -125,7 +178,7 @@ class Words:
 class Scripted:
     """A drafter that proposes what propose(text and token, n) says; it checks on the way that the session keeps its promises."""
 
-    name, bytes = "scripted", 0
+    name, bytes, at_once = "scripted", 0, None
 
     def __init__(self, propose: Any) -> None:
         self.propose, self.program, self.asked = propose, None, 0
@@ -171,6 +224,10 @@ def drafters(seed: int) -> dict[str, Any]:
     return {
         "mtp": MtpDrafter(mtp_head(seed + 1), "f16", 1, 100),
         "assistant": Gemma4AssistantDrafter(assistant(seed + 2), 1, 100),
+        "orthrus": orthrus(seed + 3),
+        "dflash": dflash(seed + 4),
+        "dflash2": dflash(seed + 6, selects=True),
+        "ngram": NgramDrafter(),
         "random": Scripted(lambda text, n: [int(t) for t in np.random.default_rng(len(text)).integers(0, VOCABULARY, n)]),
     }
 

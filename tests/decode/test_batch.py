@@ -25,7 +25,7 @@ def work(texts: int, seed: int = 0) -> list[tuple[list[int], dict[str, Any]]]:
              dict(max_tokens=int(random.integers(1, 40)), seed=i, stop_at_eos=False, **WAYS[i % len(WAYS)])) for i in range(texts)]
 
 
-@pytest.mark.parametrize("name", ["none", "mtp", "assistant", "random"])
+@pytest.mark.parametrize("name", ["none", "mtp", "assistant", "orthrus", "dflash", "dflash2", "ngram", "random"])
 @pytest.mark.parametrize("limit", [1, 3, 16])
 def test_each_text_is_its_own(name: str, limit: int) -> None:
     m = model(PROGRAM, {"none": None, **drafters(3)}[name], tokenizer=Words())

@@ -107,7 +107,7 @@ def test_the_context_ends_a_text() -> None:
             m.generate(prompt_of(2, 50))
 
 
-@pytest.mark.parametrize("drafter", ["none", "mtp", "assistant", "right"])
+@pytest.mark.parametrize("drafter", ["none", "mtp", "assistant", "dflash", "right"])
 def test_pieces_together_are_the_result(drafter: str) -> None:
     program, prompt = target(2), prompt_of(2)
     options = dict(max_tokens=50, temperature=1.0, seed=3, stop="zq")
@@ -149,7 +149,7 @@ def test_padded_and_suppressed_ids_are_not_chosen_even_where_they_are_best() -> 
         assert allowed[sampled.tokens].all()
 
 
-@pytest.mark.parametrize("drafter", ["none", "mtp", "assistant", "right"])
+@pytest.mark.parametrize("drafter", ["none", "mtp", "assistant", "dflash", "right"])
 def test_a_closed_or_interrupted_stream_leaves_its_session_in_order(drafter: str) -> None:
     """Whatever happened, the session goes on as a fresh one with the same text would."""
     from skipstone.decode.length import FixedLength

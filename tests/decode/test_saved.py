@@ -23,7 +23,7 @@ def small(drafter: str | None = "mtp", **more: Any) -> Any:
     return model(PROGRAM, drafters(11)[drafter] if drafter else None, **more)
 
 
-@pytest.mark.parametrize("drafter", [None, "mtp", "assistant"])
+@pytest.mark.parametrize("drafter", [None, "mtp", "assistant", "dflash", "ngram"])
 @pytest.mark.parametrize("length", [0, 1, 2, 31, 32, 33, 255, 256, 257, 640])
 def test_a_loaded_session_goes_on_to_the_bit(tmp_path: Path, drafter: str | None, length: int) -> None:
     m = small(drafter)

@@ -124,7 +124,7 @@ def test_ids_come_in_any_shape_of_iterable() -> None:
 ANSWER = dict(max_tokens=6, stop_at_eos=False)
 
 
-@pytest.mark.parametrize("drafter", [None, "mtp", "assistant"])
+@pytest.mark.parametrize("drafter", [None, "mtp", "assistant", "dflash", "ngram"])
 def test_a_prompt_that_extends_or_edits_reads_only_what_is_new(drafter: str | None) -> None:
     m = model(PROGRAM, drafters(11)[drafter] if drafter else None)
     session, read = m.session(), []
@@ -159,7 +159,7 @@ def test_an_edited_last_turn_of_a_long_conversation_reads_that_turn() -> None:
     assert len(points) <= 16 and points == sorted(set(points))
 
 
-@pytest.mark.parametrize("drafter", [None, "mtp", "assistant"])
+@pytest.mark.parametrize("drafter", [None, "mtp", "assistant", "dflash", "ngram"])
 @pytest.mark.parametrize("length", [1, 40, 256, 300])
 def test_a_fork_and_its_origin_do_not_meet(reference, drafter: str | None, length: int) -> None:
     logits, _ = reference

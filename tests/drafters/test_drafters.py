@@ -1,13 +1,14 @@
 """Drafts are a function of the text and the chosen token: whatever path led there, and as the chain is defined."""
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import VOCABULARY, assistant, drafters, model, mtp_head, target
+from small_models import MASK, SIZE, VOCABULARY, assistant, drafters, model, mtp_head, target
 
 from skipstone import _native
 
@@ -53,7 +54,42 @@ def assistant_chain(text: list[int], token: int, n: int, sampler: Any = None) ->
     return drafts
 
 
-CHAINS = {"mtp": mtp_chain, "assistant": assistant_chain}
+def block_drafts(drafter: Any, text: list[int], token: int, n: int, sampler: Any = None) -> list[int]:
+    """A block by its definition: all rows of the text read at once, then the whole block."""
+    sequence, hidden = hidden_of(text)
+    if (context := drafter.block.context) is not None:
+        sequence = context.sequence("f16")
+        context.run([(sequence, ids([0] * len(text)))], hidden=hidden, want="none")
+    rows, projected = drafter.program.run([(None, ids([token] + [MASK] * (SIZE - 1)))], borrow=[sequence], want="logits")
+    first, drafts = 1 - drafter.block.shift, []
+    for j in range(first, first + min(n, SIZE - 1)):
+        logits = rows[j]
+        if (selector := drafter.block.selector) is not None:
+            before = selector.predecessor.values[drafts[-1] if drafts else token]
+            best = np.sort(np.argsort(-logits, kind="stable")[:selector.top])
+            logits = np.full(VOCABULARY, -np.inf, np.float32)
+            logits[best] = rows[j][best] + selector.successor.values[best] @ (before * projected[j])
+        drafts.append(int(logits.argmax()) if sampler is None else sampler.choose(logits))
+        if sampler is not None:
+            sampler.push(drafts[-1])
+    return drafts
+
+
+def ngram_drafts(text: list[int], token: int, n: int, sampler: Any = None) -> list[int]:
+    """Of the 16 newest places where the last two tokens stood, the one where the most before them is the same, the newest among equals."""
+    whole = [*text, token]
+    places = [e for e in range(1, len(text)) if whole[e - 1:e + 1] == whole[-2:]][-16:]
+    lengths = {e: next(i for i in range(25) if i == 24 or i > e or whole[e - i] != whole[-1 - i]) for e in places}
+    if not places:
+        return []
+    best = max(places, key=lambda e: (lengths[e], e))
+    for i in range(min(n, 2 * lengths[best])):
+        whole.append(whole[best + 1 + i])
+    return whole[len(text) + 1:]
+
+
+CHAINS = {"mtp": mtp_chain, "assistant": assistant_chain, "ngram": ngram_drafts,
+          **{name: partial(block_drafts, drafters(SEED)[name]) for name in ("orthrus", "dflash", "dflash2")}}
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -64,7 +100,7 @@ def test_a_chain_is_as_defined(name: str, length: int) -> None:
     assert session.draft(7, TEXT[length]) == CHAINS[name](TEXT[:length], TEXT[length], 7)
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", [name for name in CHAINS if name != "ngram"])
 def test_a_sampled_chain_draws_with_the_noise_of_its_positions(name: str) -> None:
     session = model(PROGRAM, drafters(SEED)[name]).session()
     session.forward(TEXT[:50], logits=None)

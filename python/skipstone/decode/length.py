@@ -39,9 +39,11 @@ class Times:
 
 
 class Costs:
-    """Seconds of passes and of drafting, by context; shared by all texts of a model."""
+    """Seconds of passes and of drafting, by context; shared by all texts of a model. at_once: so many drafts come in the time of one."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: int | None = None) -> None:
+        self._at_once = at_once
+        self.most = min(at_once or MOST_DRAFTS, MOST_DRAFTS)
         self._passes: dict[int, Times] = {}
         self._drafts: dict[int, Times] = {}
 
@@ -76,6 +78,9 @@ class Costs:
     def drafting(self, context: int, plain: float) -> list[float]:
         """Estimated seconds of drafting 0 .. MOST_DRAFTS tokens; plain: those of a one-row pass."""
         known = self._nearest(self._drafts, context)
+        if self._at_once:
+            seconds = min(known.values()) if known else DRAFT * plain
+            return [0.0] + [seconds] * MOST_DRAFTS
         return [0.0] + [_draft_time(known, drafts, plain) for drafts in range(1, MOST_DRAFTS + 1)]
 
 
@@ -207,7 +212,7 @@ class AutoLength:
         drafting = self._costs.drafting(context, passes[0])
         speeds = []
         tokens = reached = 1.0
-        for drafts, rate in enumerate([1.0, *self._acceptance.rates()]):
+        for drafts, rate in enumerate([1.0, *self._acceptance.rates()[:self._costs.most]]):
             reached *= rate
             tokens += reached if drafts else 0.0
             speeds.append(tokens / (passes[drafts] + drafting[drafts]))
@@ -263,12 +268,13 @@ class Sharing:
             return
         fixed = [length.next(context, room) for i, (context, length, room) in enumerate(zip(contexts, lengths, most)) if i not in ours]
         rows, longest = len(lengths) + sum(fixed), max(fixed, default=0)
-        passes = self._costs.passes(max(contexts), rows + sum(min(most[i], MOST_DRAFTS) for i in ours))
+        passes = self._costs.passes(max(contexts), rows + sum(min(most[i], self._costs.most) for i in ours))
         chains = self._costs.drafting(max(contexts), passes[0])
         rates = {i: length.acceptance.rates() for i, length in ours.items()}
         given = dict.fromkeys(ours, 0)
         best, tokens = dict(given), float(len(lengths))
         speed = tokens / (passes[rows - 1] + chains[longest])
+        most = [min(room, self._costs.most) for room in most]
         waiting = [(-rates[i][0], i) for i in ours if most[i] > 0]
         heapq.heapify(waiting)
         while waiting:
@@ -277,7 +283,7 @@ class Sharing:
             rows, tokens, longest = rows + 1, tokens - chance, max(longest, given[i])
             if tokens / (passes[rows - 1] + chains[longest]) > speed:
                 speed, best = tokens / (passes[rows - 1] + chains[longest]), dict(given)
-            if given[i] < min(most[i], MOST_DRAFTS):
+            if given[i] < most[i]:
                 heapq.heappush(waiting, (chance * rates[i][given[i]], i))
         self._without = 0 if any(best.values()) else self._without + 1
         if self._without > self.PROBE:

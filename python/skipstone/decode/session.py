@@ -153,7 +153,8 @@ class Session:
             self._sequence.mark()
 
     def draft(self, n: int, token: int) -> list[int]:
-        """The drafter's greedy chain of n tokens after `token`, which was chosen after the text and is not read yet.
+        """The drafter's greedy chain of n tokens after `token`, which was chosen after the text and is not read yet; fewer where a block holds
+        fewer or nothing in the text suggests more.
 
         The session stays as it was. ArgumentError without a drafter, before anything was read, and beyond the context.
         """
@@ -255,19 +256,20 @@ def forward(parts: Iterable[tuple[Session, Iterable[int]]], logits: Logits = "la
     for session in sessions:
         session._settle()
 
-    rows = [(session, ids) for session, ids in zip(sessions, checked) if len(ids)]
+    parts_read = [(session, ids) for session, ids in zip(sessions, checked) if len(ids)]
     result: np.ndarray | None = None
     hidden = np.empty((0, 0), np.float32)
-    if rows:
-        model = rows[0][0].model
-        result, hidden = model.program.run([(session._sequence, ids) for session, ids in rows], want="logits" if logits else "none",
+    if parts_read:
+        model = parts_read[0][0].model
+        result, hidden = model.program.run([(session._sequence, ids) for session, ids in parts_read], want="logits" if logits else "none",
                                            rows=logits or "last", threads=model.threads)
     answers: list[np.ndarray | None] = []
     at = taken = 0
     for session, ids in zip(sessions, checked):
-        session._hidden = hidden[at:at + len(ids)] if len(ids) else session._hidden[:0]
+        rows = hidden[at:at + len(ids)]
+        session._hidden = rows[:, :session.model.hidden_width] if len(ids) else session._hidden[:0]   # behind them: what the drafter taps
         if len(ids):
-            session._commit(ids.tolist(), session._hidden)
+            session._commit(ids.tolist(), rows)
         at += len(ids)
         if logits is None:
             answers.append(None)

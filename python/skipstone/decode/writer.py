@@ -168,7 +168,8 @@ class Writer:
         self.length.record(context, drafted, self._accepted, pass_seconds, draft_seconds if usual else None)
         self.stats.record(drafted, self._accepted)
         self.stats.draft_seconds += draft_seconds if drafted else 0.0
-        self.stats.bytes_read += model.bytes + (model.drafter.bytes * drafted if drafted and model.drafter else 0)
+        drafter = model.drafter
+        self.stats.bytes_read += model.bytes + (drafter.bytes * (1 if drafter.at_once else drafted) if drafted and drafter else 0)
 
     def cancel(self) -> None:
         """Ends the text here; what was held back comes out."""

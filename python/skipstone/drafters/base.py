@@ -59,7 +59,8 @@ class Drafter(Protocol):
     """A drafter of a model."""
 
     name: str
-    bytes: int   # of weights, read once a draft
+    bytes: int            # of weights, read once a draft, or once for all that come at once
+    at_once: int | None   # how many drafts come at once, in the time of one; None: they come one by one
 
     @property
     def identity(self) -> str:

@@ -19,6 +19,7 @@ class Gemma4AssistantDrafter:
     """program: the assistant as a native Program that borrows the model's sequences; bytes: its weights."""
 
     name = "gemma4_assistant"
+    at_once: int | None = None
 
     def __init__(self, program: Any, threads: int, bytes: int, identify: Callable[[], str] = str) -> None:
         self.program, self.threads, self.bytes, self._identify = program, threads, bytes, identify

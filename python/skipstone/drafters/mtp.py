@@ -26,6 +26,7 @@ class MtpDrafter:
     """program: the head as a native Program; bytes: its weights, the shared output head included."""
 
     name = "mtp"
+    at_once: int | None = None
 
     def __init__(self, program: Any, kv_type: str, threads: int, bytes: int, identify: Callable[[], str] = str) -> None:
         self.program, self.kv_type, self.threads, self.bytes, self._identify = program, kv_type, threads, bytes, identify

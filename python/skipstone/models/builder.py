@@ -49,9 +49,11 @@ class Builder:
     """One forward pass being recorded. ModelError where widths, heads or weights do not fit each other.
 
     Weights are native Weight objects, (rows, columns) as in y = x W^T, or Scaled ones; vectors are float32 arrays.
+    taps: layers, counted from 0, whose outputs a pass hands back beside its hidden rows, in this order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taps: Sequence[int] = ()) -> None:
+        self.taps, self._layers = tuple(taps), dict[int, Rows]()
         self._widths: list[int] = []
         self._states: list[dict[str, Any]] = []
         self._ops: list[dict[str, Any]] = []
@@ -128,6 +130,32 @@ class Builder:
         return self._op(
             "attend", [q], [q.width], borrowed_state=borrowed_state, heads=heads, kv_heads=kv_heads, head=head, scale=scale, window=window
         )[0]
+
+    def remember(self, k: Rows, v: Rows, *, kv_heads: int, head: int, window: int = 0) -> int:
+        """Keys and values of a cache that other programs read; the state's number. window > 0: of which older positions may be forgotten."""
+        _heads("remember", kv_heads, kv_heads, head)
+        _widths("remember", (k, kv_heads * head), (v, kv_heads * head))
+        state = self._state(kind="kv", kv_heads=kv_heads, head=head, window=window)
+        self._op("remember", [k, v], [], state=state)
+        return state
+
+    def block_attention(
+        self, q: Rows, k: Rows, v: Rows, *, borrowed_state: int, heads: int, kv_heads: int, head: int, scale: float, window: int = 0, causal: bool = False
+    ) -> Rows:
+        """Attention of a block's rows, which stand after a text: to another program's cache of that text, and to the block itself, its later rows
+        too unless `causal`. window > 0: to what is less than `window` positions away, on both sides."""
+        _heads("block_attention", heads, kv_heads, head)
+        _widths("block_attention", (q, heads * head), (k, kv_heads * head), (v, kv_heads * head))
+        shape = dict(heads=heads, kv_heads=kv_heads, head=head, scale=scale, window=window, causal=int(causal))
+        return self._op("block_attention", [q, k, v], [q.width], borrowed_state=borrowed_state, **shape)[0]
+
+    def block_conv(self, x: Rows, dynamic: Rows, base: np.ndarray, *, kernel: int, group: int) -> Rows:
+        """sum over d < kernel of (base[d] + dynamic[d], one for each `group` values) * (x of the row d before), along a block of drafts.
+        base: (kernel * x.width,); dynamic: kernel * x.width / group wide."""
+        _need(x.width % group == 0, f"block_conv: groups of {group} do not divide a width of {x.width}")
+        _need(np.shape(base) == (kernel * x.width,), f"block_conv: base has shape {np.shape(base)}; expected ({kernel * x.width},)")
+        _widths("block_conv", (dynamic, kernel * (x.width // group)))
+        return self._op("block_conv", [x, dynamic], [x.width], base=base, kernel=kernel, group=group)[0]
 
     def delta_net(
         self,
@@ -241,8 +269,16 @@ class Builder:
         _need(0 <= offset and 0 < width <= x.width - offset, f"slice: values {offset} to {offset + width} of a width of {x.width}")
         return self._op("slice", [x], [width], offset=offset)[0]
 
+    def layer_output(self, index: int, x: Rows) -> Rows:
+        """x, the residual stream after layer `index`; block drafters read some layers."""
+        self._layers[index] = x
+        return x
+
     def hidden(self, h: Rows) -> None:
-        """Marks the rows that a pass hands back."""
+        """Marks the rows that a pass hands back: h's values, then those of the tapped layers."""
+        for tap in self.taps:
+            _need(tap in self._layers, f"hidden: layer {tap} is tapped; expected one of 0 to {len(self._layers) - 1}")
+            h = self.concat(h, self._layers[tap])
         self._op("hidden", [h], [])
 
     def head(self, h: Rows, weight: Any, softcap: float = 0.0) -> None:

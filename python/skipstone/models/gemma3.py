@@ -126,17 +126,17 @@ def decoder_layer(b: Builder, p: Gemma3, w: Layer, sliding: bool, frequencies: n
     return b.add(x, b.rms_norm(h, w.post_ffw_norm, p.eps))
 
 
-def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None, taps: tuple[int, ...] = ()) -> Network:
     p = Gemma3.read(Keys(file))
     weights = Weights(file, p.names(), make_weight, NORM_OFFSET)
     no_more_layers(file, p.layers, "block_count" if file.format == "gguf" else "num_hidden_layers")
     refuse_unknown(file, weights, p.layers)
-    b = Builder()
+    b = Builder(taps)
     scale = float(np.sqrt(p.hidden))
     frequencies = {False: rope_frequencies(p.theta, p.head, p.rope_factor), True: rope_frequencies(p.theta_sliding, p.head)}
     x = b.embed(weights[TABLE], scale)
     for i, sliding in enumerate(p.sliding):
-        x = decoder_layer(b, p, weights.layer(i), sliding, frequencies[sliding], x)
+        x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), sliding, frequencies[sliding], x))
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights), p.softcap)

@@ -246,21 +246,21 @@ def experts(b: Builder, p: Gemma4, w: Layer, m: Mixture, x: Rows) -> Rows:
     return b.rms_norm(routed(b, w, m, b.rms_norm(x, w.pre_ffw_norm_2, p.eps), router, "gelu_tanh"), w.post_ffw_norm_2, p.eps)
 
 
-def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None, taps: tuple[int, ...] = ()) -> Network:
     keys = Keys(file)
     p = Gemma4.read(keys)
     check_sharing(keys, p)
     weights = Weights(file, p.names(), make_weight)
     no_more_layers(file, p.layers, "block_count" if keys.gguf else "num_hidden_layers")
     refuse_unknown(file, weights, p.layers, unused_keys(p))
-    b = Builder()
+    b = Builder(taps)
     scale = float(np.sqrt(p.hidden))
     frequencies = {sliding: frequencies_of(p, file, sliding) for sliding in set(p.sliding)}
     x = b.embed(weights[TABLE], scale)
     inputs = per_layer_inputs(b, p, weights, x)
     caches: dict[bool, int] = {}
     for i in range(p.layers):
-        x = decoder_layer(b, p, weights.layer(i), i, frequencies[p.sliding[i]], x, caches, inputs)
+        x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), i, frequencies[p.sliding[i]], x, caches, inputs))
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights), p.softcap)

@@ -12,6 +12,7 @@ from .builder import Builder
 
 if TYPE_CHECKING:
     from ..files import ModelFile
+    from .weights import Weights
 
 MakeProgram = Callable[[dict[str, Any]], Any]  # spec -> a native Program or a stand-in for it
 
@@ -23,7 +24,8 @@ class Network:
     program: the native Program of `spec`. name, architecture: as the file gives them. hidden_size: width of the rows that a pass
     hands back, after the final norm. vocab_size: width of the logits. context_length: most positions of a text. bytes_per_row:
     weight bytes that a pass over one row reads. embedding, embedding_scale, head: native Weights and the factor, which drafters
-    share. family: the name of the description that built it.
+    share. family: the name of the description that built it. taps: layers whose outputs follow the hidden rows that a pass hands back, each hidden_size
+    wide. weights: all of them, where a drafter is made of them.
     """
 
     program: Any
@@ -38,6 +40,9 @@ class Network:
     embedding: Any = field(repr=False)
     embedding_scale: float
     head: Any = field(repr=False)
+    layers: int = 0
+    taps: tuple[int, ...] = ()
+    weights: Weights | None = field(default=None, repr=False)
 
     def last_cache(self, sliding: bool) -> int | None:
         """The state (its index in a sequence) of the last sliding or last global layer; None where no layer is of that kind."""
@@ -50,24 +55,44 @@ class DrafterNetwork:
     """A drafter's network.
 
     kind "mtp": appends rows to a Sequence of its own program. kind "assistant": has no state and borrows the target's Sequence.
-    Its `hidden` input and output are as wide as the target's hidden rows.
+    Its `hidden` input and output are as wide as the target's hidden rows. kind "block": drafts a whole block in one pass, see `block`.
     """
 
-    kind: Literal["mtp", "assistant"]
+    kind: Literal["mtp", "assistant", "block"]
     program: Any
     spec: dict[str, Any] = field(repr=False)
     name: str
     architecture: str
     bytes_per_row: int
+    block: Block | None = None
 
     @property
     def borrows(self) -> bool:
-        return self.kind == "assistant"
+        return self.kind != "mtp"
+
+
+@dataclass(frozen=True)
+class Block:
+    """How a block drafter drafts: a pass over `size` rows, the newest token and `mask` after it, after a text.
+
+    shift: 0 where row j predicts its own position, the j-th after the newest token; 1 where it predicts the next. context: the program that
+    turns the target's tapped rows into what the block's rows read, a cache of its own; None where they read the target's. selector:
+    what chooses among the likeliest tokens, None: nothing does. name: of the kind of drafter.
+    """
+
+    name: str
+    size: int
+    mask: int
+    shift: int
+    context: Any = field(default=None, repr=False)
+    selector: Any = field(default=None, repr=False)
 
 
 class Sizes(Protocol):
     """What a description's hyper-parameters tell of any model."""
 
+    @property
+    def layers(self) -> int: ...
     @property
     def hidden(self) -> int: ...
     @property
@@ -92,6 +117,8 @@ def finish(file: ModelFile, b: Builder, sizes: Sizes, family: str, embedding: An
         embedding=embedding,
         embedding_scale=scale,
         head=head,
+        layers=sizes.layers,
+        taps=b.taps,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 GGUF = ("qwen3", "qwen3moe")
 CONFIG = ("qwen3", "qwen3_moe", "orthrus")  # Orthrus adds a second set of attention weights for its drafter, *_diff
-CLASSES = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+CLASSES = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "OrthrusLM")
+SECOND = "_proj_diff.weight"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Qwen3:
     theta: float
     rope_factor: float
     tied: bool
+    second: bool  # Orthrus' attention weights stand beside the model's
 
     @classmethod
     def read(cls, keys: Keys) -> Qwen3:
@@ -76,6 +78,7 @@ class Qwen3:
             rope_factor=rope_scaling(keys, rope_object(keys)),
             vocabulary=keys.vocabulary(),
             tied=is_tied(keys),
+            second=not keys.gguf and any(name.endswith(SECOND) for name in keys.file.tensors),
         )
         require_activation(keys, "hidden_act", "silu", ("silu", "swish"))
         if keys.flag(None, "attention_bias", False):
@@ -108,8 +111,20 @@ class Qwen3:
                     matrix("attn_output.weight", "self_attn.o_proj.weight", self.hidden, q),
                     norm("ffn_norm.weight", "post_attention_layernorm.weight", self.hidden),
                     *(mlp_names(self.hidden, self.ffn) if m is None else [*m.router_names(self.hidden), *m.names(self.hidden)]),
+                    *(self.second_names() if self.second else ()),
                 ],
             )
+
+    def second_names(self) -> list[Name]:
+        q, kv = self.heads * self.head, self.kv_heads * self.head
+        return [
+            matrix("attn_q_diff.weight", "self_attn.q_proj_diff.weight", q, self.hidden),
+            matrix("attn_k_diff.weight", "self_attn.k_proj_diff.weight", kv, self.hidden),
+            matrix("attn_v_diff.weight", "self_attn.v_proj_diff.weight", kv, self.hidden),
+            norm("attn_q_norm_diff.weight", "self_attn.q_norm_diff.weight", self.head),
+            norm("attn_k_norm_diff.weight", "self_attn.k_norm_diff.weight", self.head),
+            matrix("attn_output_diff.weight", "self_attn.o_proj_diff.weight", self.hidden, q),
+        ]
 
 
 def decoder_layer(b: Builder, p: Qwen3, w: Layer, m: Mixture | None, frequencies: np.ndarray, x: Rows) -> Rows:
@@ -123,16 +138,16 @@ def decoder_layer(b: Builder, p: Qwen3, w: Layer, m: Mixture | None, frequencies
     return b.add(x, feed_forward(b, w, m, b.rms_norm(x, w.ffn_norm, p.eps), "silu"))
 
 
-def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None, taps: tuple[int, ...] = ()) -> Network:
     p = Qwen3.read(Keys(file))
     weights = Weights(file, p.names(), make_weight)
     no_more_layers(file, p.layers, "block_count" if file.format == "gguf" else "num_hidden_layers")
     refuse_unknown(file, weights, p.layers)
-    b, frequencies = Builder(), rope_frequencies(p.theta, p.head, p.rope_factor)
+    b, frequencies = Builder(taps), rope_frequencies(p.theta, p.head, p.rope_factor)
     x = b.embed(weights[TABLE])
     for i, m in enumerate(p.mixtures):
-        x = decoder_layer(b, p, weights.layer(i), m, frequencies, x)
+        x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), m, frequencies, x))
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights))
-    return finish(file, b, p, "qwen3", weights[TABLE], 1.0, head_weight(weights), program)
+    return replace(finish(file, b, p, "qwen3", weights[TABLE], 1.0, head_weight(weights), program), weights=weights if p.second else None)

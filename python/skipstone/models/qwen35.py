@@ -255,7 +255,7 @@ def decoder_layer(b: Builder, p: Qwen35, w: Layer, i: int, frequencies: np.ndarr
     return b.add(x, feed_forward(b, w, p.mixture if p.sparse[i] else None, b.rms_norm(x, w.post_attention_norm, p.eps), "silu"))
 
 
-def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> Network:
+def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None, taps: tuple[int, ...] = ()) -> Network:
     p = Qwen35.read(Keys(file))
     if p.mtp_layers and file.format == "gguf" and "blk.0.attn_norm.weight" not in file.tensors:
         raise ModelError(
@@ -265,10 +265,10 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     weights = Weights(file, p.names(), make_weight, NORM_OFFSET)
     no_more_layers(file, p.layers + (p.mtp_layers if file.format == "gguf" else 0), "block_count" if file.format == "gguf" else "num_hidden_layers")
     refuse_unknown(file, weights, p.layers)
-    b, frequencies = Builder(), rope_frequencies(p.theta, p.rotated, p.rope_factor)
+    b, frequencies = Builder(taps), rope_frequencies(p.theta, p.rotated, p.rope_factor)
     x = b.embed(weights[TABLE])
     for i in range(p.layers):
-        x = decoder_layer(b, p, weights.layer(i), i, frequencies, x)
+        x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), i, frequencies, x))
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights))

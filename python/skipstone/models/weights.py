@@ -52,14 +52,15 @@ class Name:
 
     gguf: its name in GGUF and in the description. safetensors: its name there after the prefix, or from a leading "/" on at the
     top of the checkpoint. shape: (rows, columns) of a matrix, else of a vector. kind: "norm" marks the vectors of which some families'
-    safetensors store the difference to 1, "integers" vectors of I32 or I64, "experts" a matrix for each expert of a mixture, (experts, rows, columns).
+    safetensors store the difference to 1, "integers" vectors of I32 or I64, "experts" a matrix for each expert of a mixture, (experts, rows, columns),
+    "table" a matrix that is only ever read row by row.
     optional: may be absent. source: where the matrix is not a tensor of its own.
     """
 
     gguf: str
     safetensors: str
     shape: tuple[int, ...]
-    kind: Literal["matrix", "vector", "norm", "integers", "experts"] = "matrix"
+    kind: Literal["matrix", "vector", "norm", "integers", "experts", "table"] = "matrix"
     optional: bool = False
     source: Gathered | Fused | None = None
 
@@ -97,6 +98,10 @@ def matrix(gguf: str, safetensors: str, rows: int, columns: int, optional: bool 
     return Name(gguf, safetensors, (rows, columns), "matrix", optional)
 
 
+def table(gguf: str, safetensors: str, rows: int, columns: int) -> Name:
+    return Name(gguf, safetensors, (rows, columns), "table")
+
+
 def vector(gguf: str, safetensors: str, *shape: int) -> Name:
     return Name(gguf, safetensors, shape, "vector")
 
@@ -124,10 +129,24 @@ def layer(index: int, names: Iterable[Name], gguf: str = "blk.{}.", safetensors:
     return [n.within(gguf.format(index), safetensors.format(index)) for n in names]
 
 
+class Table:
+    """A matrix in the file of which rows are read as they are needed."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._type, self._columns = tensor.type, int(tensor.shape[1])
+        self._data = tensor.data.reshape(int(tensor.shape[0]), -1)
+
+    def rows(self, ids: np.ndarray) -> np.ndarray:
+        """float32 (ids, columns)"""
+        values = _native.dequantize(self._type, np.ascontiguousarray(self._data[ids]).reshape(-1))
+        _native.check_mapped(self._data)
+        return np.asarray(values, np.float32).reshape(len(ids), self._columns)
+
+
 class Weights:
     """The tensors of `file` that `names` lists.
 
-    weights[name] is a native Weight or, of vectors, a float32 array of one dimension, of integers an int64 array. norm_offset: what the family's safetensors leave out of
+    weights[name] is a native Weight or, of vectors, a float32 array of one dimension, of integers an int64 array, of tables a Table. norm_offset: what the family's safetensors leave out of
     its norms' weights. ModelError names a tensor that is missing or of the wrong shape or type.
     """
 
@@ -154,6 +173,8 @@ class Weights:
             entry, tensors = self._found[name]
             if entry.kind in ("matrix", "experts"):
                 self._made[name] = self._matrix(entry, tensors)
+            elif entry.kind == "table":
+                self._made[name] = Table(tensors[0])
             elif entry.kind == "integers":
                 self._made[name] = tensors[0].data.view(INTEGERS[tensors[0].type]).astype(np.int64)
             else:
@@ -197,7 +218,7 @@ class Weights:
             if tensor.type not in INTEGERS:
                 raise ModelError(f"{self._source}: tensor {tensor.name} has type {tensor.type}; expected {' or '.join(INTEGERS)}")
         else:
-            self._check_tensor(tensor, whole, exact=name.kind == "matrix" and whole[0] > 1, scaled=name.kind == "matrix")
+            self._check_tensor(tensor, whole, exact=name.kind in ("matrix", "table") and whole[0] > 1, scaled=name.kind == "matrix")
         self._found[name.gguf] = name, [tensor]
 
     def _check_factor(self, name: Name, beside: str) -> None:
