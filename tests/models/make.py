@@ -78,11 +78,13 @@ class Tiny:
         """Writes a GGUF file with all matrices in `type`."""
         writer = gguf.GGUFWriter(path, self.architecture)
         for key, value in self.keys.items():
-            key = f"{self.architecture}.{key}"
+            key = key if key.startswith("tokenizer.") else f"{self.architecture}.{key}"
             if isinstance(value, list):
                 writer.add_array(key, value)
             elif isinstance(value, str):
                 writer.add_string(key, value)
+            elif isinstance(value, bool):
+                writer.add_bool(key, value)
             elif isinstance(value, float):
                 writer.add_float32(key, value)
             else:
@@ -166,6 +168,7 @@ def qwen3(seed: int = 0, tied: bool = False, orthrus: bool = False) -> Tiny:
             "attention_bias": False,
             "use_sliding_window": False,
             "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+            **({"block_size": 6, "mask_token_id": 7} if orthrus else {}),
         },
         "qwen3",
         {
@@ -195,6 +198,7 @@ def qwen3(seed: int = 0, tied: bool = False, orthrus: bool = False) -> Tiny:
         if orthrus:
             for part, rows in (("q", heads * d), ("k", kv * d), ("v", kv * d)):
                 made.matrix(hf + f"self_attn.{part}_proj_diff.weight", "", rows, H)
+            made.matrix(hf + "self_attn.o_proj_diff.weight", "", H, heads * d)
             for part in ("q", "k"):
                 made.norm(hf + f"self_attn.{part}_norm_diff.weight", "", d)
     return made
@@ -476,6 +480,85 @@ def gemma4_assistant(seed: int = 0, keys_are_values: bool = True, ordered: bool 
     for i, kind in enumerate(types):
         gemma4_layer(made, f"model.layers.{i}.", f"blk.{i}.", H, F, kind, own_keys=False, own_values=False)
     made.extra["rope_freqs.weight"] = rope_divisors()
+    return made
+
+
+def dflash(seed: int = 0, second: bool = False, causal: bool | None = None, softcap: float = 0.0, taps: tuple[int, ...] = (1, 0)) -> Tiny:
+    """A drafter for targets of width 64. second: DFlash2. The reference has no raw output of the last layer (2), so nothing taps it."""
+    H, F, heads, kv, d, layers, rank, group = 64, 96, 4, 2, 24, 3, 24, 16
+    types = ["sliding_attention", "full_attention", "sliding_attention"]
+    own: dict[str, Any] = {"mask_token_id": 5, "target_layer_ids": list(taps)}
+    keys: dict[str, Any] = {}
+    if softcap:
+        own["final_logit_softcapping"] = keys["final_logit_softcapping"] = softcap
+    if second:
+        more = {"conv_kernel_size": 2, "conv_group_size": group, "selector_rank": rank, "selector_top_k": 9}
+        own, keys = {**own, **more}, {**keys, **more}
+    if causal is not None:
+        keys["attention.causal"] = causal
+    made = Tiny(
+        {
+            "architectures": ["DFlash2DraftModel" if second else "DFlashDraftModel"],
+            "model_type": "qwen3",
+            "block_size": 7,
+            "dflash_config": own,
+            "num_target_layers": 3,
+            "vocab_size": VOCABULARY,
+            "hidden_size": H,
+            "intermediate_size": F,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "head_dim": d,
+            "hidden_act": "silu",
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-5,
+            "tie_word_embeddings": False,
+            "attention_bias": False,
+            "layer_types": types,
+            "max_window_layers": layers,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5000.0},
+            **({} if causal is None else {"is_causal": causal}),
+        },
+        "dflash",
+        {
+            "block_count": layers,
+            "context_length": 512,
+            "embedding_length": H,
+            "feed_forward_length": F,
+            "attention.head_count": heads,
+            "attention.head_count_kv": kv,
+            "attention.key_length": d,
+            "attention.value_length": d,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "attention.sliding_window": 5,
+            "attention.sliding_window_pattern": [t == "sliding_attention" for t in types],
+            "rope.freq_base": 5000.0,
+            "block_size": 7,
+            "target_layers": [i + 1 for i in taps],
+            "tokenizer.ggml.mask_token_id": 5,
+            **keys,
+        },
+        seed,
+    )
+    made.matrix("fc.weight", "fc.weight", H, len(taps) * H)
+    made.norm("hidden_norm.weight", "enc.output_norm.weight", H)
+    made.norm("norm.weight", "output_norm.weight", H)
+    for i in range(layers):
+        hf, to = f"layers.{i}.", f"blk.{i}."
+        made.norm(hf + "input_layernorm.weight", to + "attn_norm.weight", H)
+        made.norm(hf + "post_attention_layernorm.weight", to + "ffn_norm.weight", H)
+        attention(made, hf, to, H, heads * d, kv * d, d)
+        mlp(made, hf, to, H, F)
+        for name, short in (("attention_conv", "attn_conv"), ("mlp_conv", "ffn_conv")) if second else ():
+            made.vector(hf + name + ".base_kernel", to + short + "_base", (2, 2, H), 0.5, 0.4)
+            made.matrix(hf + name + ".kernel_projection.weight", to + short + "_proj.weight", 4 * H // group, H, 0.5)
+    if second:
+        made.matrix("candidate_selector.predecessor_codebook", "selector_predecessor.weight", VOCABULARY, rank, 3.0)
+        made.matrix("candidate_selector.successor_codebook", "selector_successor.weight", VOCABULARY, rank, 3.0)
+        made.matrix("candidate_selector.hidden_projection.weight", "selector_hidden.weight", rank, H, 2.0)
     return made
 
 

@@ -124,11 +124,11 @@ class Interpreter:
     def __init__(self, spec: dict[str, Any], dtype: Any = np.float64, quantize: bool = False) -> None:
         self.spec, self.dtype, self.quantize = spec, dtype, quantize
         width = {op["kind"]: op for op in spec["ops"]}
-        head = width.get("head") or width["embed"]
-        self.vocabulary = head["weight"].rows
+        head = width.get("head") or width.get("embed")
+        self.vocabulary = head["weight"].rows if head else 0
         self.hidden_width = spec["widths"][width["hidden"]["inputs"][0]] if "hidden" in width else 0
         self.input_width = spec["widths"][width["input"]["outputs"][0]] if "input" in width else 0
-        self.borrows = "attend" in width
+        self.borrows, self.blocks = "attend" in width, "block_attention" in width
 
     def sequence(self, kv_type: str = "f16") -> Sequence:
         return Sequence(self.spec["states"], kv_type, self.dtype)
@@ -159,7 +159,7 @@ class Interpreter:
         return drafts
 
     def _part(self, sequence: Any, tokens: np.ndarray, given: Any, borrow: Any, wanted: bool, last: bool) -> tuple[Any, Any]:
-        start = borrow.length if self.borrows else sequence.length if sequence else 0
+        start = borrow.length if self.borrows or self.blocks else sequence.length if sequence else 0
         positions = np.full(len(tokens), start) if self.borrows else start + np.arange(len(tokens))
         buffers: dict[int, np.ndarray] = {}
         logits = hidden = None
@@ -243,6 +243,28 @@ class Interpreter:
         held = np.arange(len(state["k"]))
         visible = np.broadcast_to(held >= len(held) - op["window"] if op["window"] else held >= 0, (len(q), len(held)))
         return [self._attend_to(op, q, state, visible)]
+
+    def _remember(self, op: Any, k: np.ndarray, v: np.ndarray, sequence: Any, **_: Any) -> list[np.ndarray]:
+        state = sequence.states[op["state"]]
+        for name, rows in (("k", k), ("v", v)):
+            state[name] = np.concatenate([state[name], round_to(rows, sequence.kv_type).reshape(len(rows), *state[name].shape[1:])])
+        return []
+
+    def _block_attention(self, op: Any, q: np.ndarray, k: np.ndarray, v: np.ndarray, borrow: Any, positions: np.ndarray, **_: Any) -> list[np.ndarray]:
+        text = borrow.states[op["borrowed_state"]]
+        shape = (len(q), op["kv_heads"], op["head"])
+        both = {"k": np.concatenate([text["k"], k.reshape(shape)]), "v": np.concatenate([text["v"], v.reshape(shape)])}
+        at = np.arange(len(both["k"]))
+        distance = positions[:, None] - at
+        visible = np.abs(distance) < op["window"] if op["window"] else np.ones_like(distance, bool)
+        return [self._attend_to(op, q, both, visible & (distance >= 0) if op["causal"] else visible)]
+
+    def _block_conv(self, op: Any, x: np.ndarray, dynamic: np.ndarray, **_: Any) -> list[np.ndarray]:
+        y, base = np.zeros_like(x), np.asarray(op["base"], self.dtype).reshape(op["kernel"], -1)
+        taps = np.repeat(dynamic.reshape(len(x), op["kernel"], -1), op["group"], axis=2) + base
+        for d in range(min(op["kernel"], len(x))):
+            y[d:] += taps[d:, d] * x[: len(x) - d]
+        return [y]
 
     def _attend_to(self, op: Any, q: np.ndarray, state: Any, visible: np.ndarray) -> np.ndarray:
         rows, group = len(q), op["heads"] // op["kv_heads"]

@@ -119,7 +119,7 @@ def command(
     model: Annotated[Optional[str], typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")] = None,
     random: Annotated[Optional[str], typer.Option(metavar="SHAPE", help="Instead of a model: random weights in a released model's exact shape, qwen3-8b or the like.")] = None,
     type: Annotated[Optional[str], typer.Option(help="With --random: the type of its weights, Q4_K_M by default.")] = None,
-    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name, or ngram; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,

@@ -25,7 +25,7 @@ def command(
     tools: Annotated[Optional[str], typer.Option(help="A JSON file with a list of tools that the model may call.")] = None,
     think: Annotated[Optional[bool], typer.Option("--think/--no-think", help="Whether the model reasons first; by default as its template has it.")] = None,
     template: Annotated[Optional[str], typer.Option(help="A file with a chat template in place of the model's own.")] = None,
-    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name, or ngram; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Decode without drafting: the same text, one token a pass.")] = False,
     max_tokens: Annotated[Optional[int], typer.Option("--max-tokens", "-n", help="Most tokens of an answer; by default 2048.")] = None,
     temperature: Annotated[Optional[float], typer.Option(help="0 takes the likeliest token; by default what the model's files suggest, else 0.7.")] = None,

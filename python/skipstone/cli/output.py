@@ -137,7 +137,7 @@ def draft_argument(draft: str | None, no_draft: bool) -> Any:
 
     if no_draft and draft is not None:
         raise ArgumentError("--draft and --no-draft exclude each other; give one of them")
-    return False if no_draft else "auto" if draft is None else model_path(draft)
+    return False if no_draft else "auto" if draft is None else draft if draft == "ngram" else model_path(draft)
 
 
 def model_path(model: str) -> str:

@@ -13,7 +13,7 @@ from .output import (GRAMMAR_HELP, INTERRUPTED, JSON_SCHEMA_HELP, REGEX_HELP, co
 def command(
     model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, org/repo:QUANT, or a bundled model: tiny-qwen35, tiny-gemma4.")],
     prompt: Annotated[Optional[str], typer.Option("--prompt", "-p", help="The text to continue; - or none reads it from standard input.")] = None,
-    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name; by default the model's own head or the file beside it.")] = None,
+    draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name, or ngram; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Decode without drafting: the same text, one token a pass.")] = False,
     max_tokens: Annotated[int, typer.Option("--max-tokens", "-n", help="Most tokens to write.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.0,

@@ -277,7 +277,7 @@ class Builder:
     def hidden(self, h: Rows) -> None:
         """Marks the rows that a pass hands back: h's values, then those of the tapped layers."""
         for tap in self.taps:
-            _need(tap in self._layers, f"hidden: layer {tap} is tapped; expected one of 0 to {len(self._layers) - 1}")
+            _need(tap in self._layers, f"the drafter reads layer {tap}, counted from 0, and the target has {len(self._layers)}; choose the drafter made for it")
             h = self.concat(h, self._layers[tap])
         self._op("hidden", [h], [])
 

@@ -48,7 +48,7 @@ def build_network(
     if description is None:
         if find(file, DRAFTERS) is not None:
             raise ModelError(
-                f"{file.name}: architecture {file.architecture!r} is a drafter's; expected a model. "
+                f"{file.name}: architecture {file.architecture!r}{as_class(file)} is a drafter's; expected a model. "
                 "Load the model that it was made for and give this file as its drafter"
             )
         raise unknown(file)
@@ -121,6 +121,10 @@ def class_name(file: ModelFile) -> str:
     """The class that config.json names, "" where it names none."""
     classes = file.config.get("architectures")
     return classes[0] if isinstance(classes, list) and classes and isinstance(classes[0], str) else ""
+
+
+def as_class(file: ModelFile) -> str:
+    return f" as class {shorten(cls)}" if (cls := class_name(file)) else ""
 
 
 def unknown(file: ModelFile) -> ModelError:
