@@ -139,3 +139,18 @@ def test_scales_that_do_not_fit(tmp_path: Path) -> None:
     assert weight.name in (message := refused(dataclasses.replace(file, tensors={**file.tensors, weight.name: nan}))) and "finite" in message
     plain = written(make.qwen3(207), tmp_path, "safetensors")
     assert name in refused(dataclasses.replace(plain, tensors={**plain.tensors, name: scale}))  # beside a weight that is no FP8
+
+
+def test_info_knows_that_fp8_runs(tmp_path: Path) -> None:
+    from skipstone.cli.info import _runs
+
+    assert _runs(fp8(make.qwen3(211), tmp_path, "block")[0]) == (True, None)
+
+
+def test_blocks_as_compressed_tensors_declares_them(tmp_path: Path) -> None:
+    file, _ = fp8(make.qwen3(212), tmp_path, "block")
+    groups = {"group_0": {"weights": {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": list(BLOCK)}}}
+    other = dataclasses.replace(file, config={**file.config, "quantization_config": {"quant_method": "compressed-tensors", "config_groups": groups}})
+    assert Run(other).logits(TOKENS)[0].tobytes() == Run(file).logits(TOKENS)[0].tobytes()
+    groups["group_0"]["weights"]["block_structure"] = [24, "40"]
+    assert "block_structure" in refused(other)

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -60,6 +60,9 @@ class _Sizes:
     rows: int
     columns: int
     data: Any
+    scales: Any = None
+    scale_columns: int = 0
+    headers_only: ClassVar[bool] = True
 
     @property
     def experts(self) -> int:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SAFETENSORS = (".weight_scale_inv", ".weight_scale")
 # Of activations and caches, for engines that quantize those.
-OF_ACTIVATIONS = (".input_scale", ".output_scale", ".activation_scale", ".k_scale", ".v_scale", ".q_scale")
+OF_ACTIVATIONS = (".input_scale", ".input_global_scale", ".input_zero_point", ".output_scale", ".activation_scale", ".k_scale", ".v_scale", ".q_scale")
 
 
 def _bf16(values: np.ndarray) -> np.ndarray:
@@ -98,9 +98,14 @@ def _values(file: ModelFile, found: Tensor) -> np.ndarray:
 def _block(file: ModelFile) -> tuple[int, int]:
     """Rows and columns of a block, from config.json's quantization_config."""
     method: Any = file.config.get("quantization_config")
-    size = method.get("weight_block_size") if isinstance(method, dict) else None
+    key, size = "weight_block_size", method.get("weight_block_size") if isinstance(method, dict) else None
+    groups = method.get("config_groups") if isinstance(method, dict) else None
+    for group in groups.values() if isinstance(groups, dict) else ():       # compressed-tensors
+        weights = group.get("weights") if isinstance(group, dict) else None
+        if size is None and isinstance(weights, dict) and weights.get("block_structure") is not None:
+            key, size = "config_groups.*.weights.block_structure", weights["block_structure"]
     if size is None:
         return 128, 128
     if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and 1 <= n <= 1 << 20 for n in size)):
-        raise ModelError(f"{file.name}: config.json: key quantization_config.weight_block_size is {str(size)[:60]}; expected rows and columns of a block")
+        raise ModelError(f"{file.name}: config.json: key quantization_config.{key} is {str(size)[:60]}; expected rows and columns of a block")
     return size[0], size[1]

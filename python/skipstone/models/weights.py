@@ -17,6 +17,7 @@ from .. import _native
 from ..errors import FileError, ModelError, OutOfMemory, SkipstoneError
 from . import scales
 from .builder import Scaled
+from .packed import Packed, tensors_of
 
 if TYPE_CHECKING:
     from ..files import ModelFile, Tensor
@@ -152,9 +153,10 @@ class Weights:
 
     def __init__(self, file: ModelFile, names: Iterable[Name], make_weight: MakeWeight | None = None, norm_offset: float = 0.0) -> None:
         self._file, self._source, self._make = file, file.name, make_weight or _native.Weight
+        self._tensors = tensors_of(file)
         self._safetensors = file.format == "safetensors"
         self._offset = norm_offset if self._safetensors else 0.0
-        self._prefix = next((p for p in PREFIXES if p + "embed_tokens.weight" in file.tensors), PREFIXES[0]) if self._safetensors else ""
+        self._prefix = next((p for p in PREFIXES if p + "embed_tokens.weight" in self._tensors), PREFIXES[0]) if self._safetensors else ""
         self._types = {t["name"]: int(t["block"]) for t in _native.types()}
         self._found: dict[str, tuple[Name, list[Tensor]]] = {}  # several: an expert each
         self._known: set[str] = set()  # tensors found so far
@@ -199,7 +201,7 @@ class Weights:
             self._check_experts(name, name.source)
             return
         candidates = self._candidates(name)
-        tensor = next((self._file.tensors[c] for c in candidates if c in self._file.tensors), None)
+        tensor = next((self._tensors[c] for c in candidates if c in self._tensors), None)
         if tensor is None:
             if name.optional:
                 return
@@ -219,11 +221,13 @@ class Weights:
                 raise ModelError(f"{self._source}: tensor {tensor.name} has type {tensor.type}; expected {' or '.join(INTEGERS)}")
         else:
             self._check_tensor(tensor, whole, exact=name.kind in ("matrix", "table") and whole[0] > 1, scaled=name.kind == "matrix")
+            if isinstance(tensor, Packed) and tensor.factor != 1:
+                self._factors[name.gguf] = tensor.factor
         self._found[name.gguf] = name, [tensor]
 
     def _check_factor(self, name: Name, beside: str) -> None:
         """GGUF files of NVFP4 matrices have one factor for all products of a matrix, in a tensor beside it."""
-        if (tensor := self._file.tensors.get(beside)) is None or beside in self._known - self._beside:
+        if (tensor := self._tensors.get(beside)) is None or beside in self._known - self._beside:
             return
         self._check_tensor(tensor, (1,), exact=False)
         if tensor.data.nbytes != 4 or tensor.type != "F32":
@@ -235,34 +239,36 @@ class Weights:
         """One tensor of all experts, alone or with others' rows beside them, or, in safetensors, one for each expert."""
         count, rows, columns = name.shape
         together = self._prefixed(fused.safetensors) if self._safetensors else [fused.gguf]
-        tensor = next((self._file.tensors[c] for c in together if c in self._file.tensors), None)
+        tensor = next((self._tensors[c] for c in together if c in self._tensors), None)
         if tensor is not None:
             self._check_tensor(tensor, (count, fused.of, columns), scaled=True)
             self._found[name.gguf] = name, [tensor]
             return
         if not self._safetensors:
-            if name.gguf not in self._file.tensors:
+            if name.gguf not in self._tensors:
                 or_fused = f", or {fused.gguf} of shape {(count, fused.of, columns)}" if fused.gguf else ""
                 raise ModelError(f"{self._source}: tensor {name.gguf} is missing; expected shape {name.shape}{or_fused}")
-            self._check_tensor(self._file.tensors[name.gguf], name.shape, scaled=True)
-            self._found[name.gguf] = replace(name, source=replace(fused, first=0, of=rows)), [self._file.tensors[name.gguf]]
+            self._check_tensor(self._tensors[name.gguf], name.shape, scaled=True)
+            self._found[name.gguf] = replace(name, source=replace(fused, first=0, of=rows)), [self._tensors[name.gguf]]
             return
         spelled = self._prefixed(name.safetensors)
-        pattern = next((p for p in spelled if p.format(0) in self._file.tensors), spelled[0])
+        pattern = next((p for p in spelled if p.format(0) in self._tensors), spelled[0])
         tensors: list[Tensor] = []
         for e in range(count):
-            if (one := self._file.tensors.get(pattern.format(e))) is None:
+            if (one := self._tensors.get(pattern.format(e))) is None:
                 missing = pattern.format(e) if tensors else f"{together[0]} (or {pattern.format(e)} and so on)"
                 shape = (rows, columns) if tensors else (count, fused.of, columns)
                 raise ModelError(f"{self._source}: tensor {missing} is missing; expected shape {shape}, {count} experts")
             self._check_tensor(one, (rows, columns), scaled=True)
+            if isinstance(one, Packed) and one.factor != 1:
+                self._scales[one.name] = scales.Scales(np.full((1, rows, 1), one.factor, np.float32), columns)
             if tensors and one.type != tensors[0].type:
                 raise ModelError(
                     f"{self._source}: tensor {one.name} has type {one.type}; expected {tensors[0].type}, which {tensors[0].name} has: "
                     "all experts of a layer in one type"
                 )
             tensors.append(one)
-        if pattern.format(count) in self._file.tensors:
+        if pattern.format(count) in self._tensors:
             raise ModelError(f"{self._source}: tensor {pattern.format(count)} exists, but the configuration counts {count} experts; expected none beyond")
         self._found[name.gguf] = name, tensors
 
@@ -276,6 +282,8 @@ class Weights:
         """scaled: may have scales beside it."""
         self._check_shape(tensor, shape, exact)
         wide = scaled and tensor.type in scales.FLOAT8
+        if isinstance(tensor, Packed) and not scaled:
+            raise ModelError(f"{self._source}: tensor {tensor.parts[0]} is packed; expected {tensor.name} in F32, F16 or BF16")
         if tensor.type not in self._types and not wide:
             raise ModelError(
                 f"{self._source}: tensor {tensor.name} has type {tensor.type}, which Skipstone cannot run; expected one of "
@@ -289,12 +297,16 @@ class Weights:
                 f"expected a multiple of {self._types[tensor.type]}"
             )
         self._known.add(tensor.name)
+        if isinstance(tensor, Packed):
+            self._known.update(tensor.parts)
+            if tensor.factors is not None:
+                self._scales[tensor.name] = tensor.factors
         if scaled and (found := scales.beside(self._file, tensor)) is not None and found.name not in self._known:
             self._scales[tensor.name] = scales.read(self._file, tensor, found)
             self._known.add(found.name)
         base = tensor.name.removesuffix(".weight")
         for companion in COMPANIONS:
-            if base + companion in self._file.tensors and base + companion not in self._known:  # what the table names comes first
+            if base + companion in self._tensors and base + companion not in self._known:  # what the table names comes first
                 raise ModelError(
                     f"{self._source}: tensor {base + companion} stands beside {tensor.name}, and Skipstone cannot apply it; "
                     "expected a file without it"
@@ -313,6 +325,8 @@ class Weights:
         tensor = tensors[0]
         rows, columns = name.shape[-2:]
         try:
+            if getattr(self._make, "headers_only", False) and (isinstance(tensor, Packed) or tensor.type in scales.FLOAT8):
+                return self._make(*self._described(name, tensor.type), *self._factors_of(name, tensors))
             type, data = tensor.type, _bytes_of(name, tensors)
             if type in scales.FLOAT8:
                 data = [scales.widened(type, d) for d in data] if isinstance(data, list) else scales.widened(type, data)
@@ -324,6 +338,14 @@ class Weights:
             raise
         except (SkipstoneError, ValueError, TypeError) as error:
             raise ModelError(f"{self._source}: tensor {tensor.name} of type {tensor.type} and shape {tuple(tensor.shape)}: {error}") from error
+
+    def _described(self, name: Name, type: str) -> tuple[str, int, int, Any]:
+        """What stands for a matrix that would have to be converted, for those who want to know its size alone."""
+        type = "BF16" if type in scales.FLOAT8 else type
+        block, bytes = next((t["block"], t["bytes"]) for t in _native.types() if t["name"] == type)
+        *experts, rows, columns = name.shape
+        one = np.broadcast_to(np.uint8(0), (rows * columns // block * bytes,))
+        return type, rows, columns, [one] * experts[0] if experts else one
 
     def _factors_of(self, name: Name, tensors: list[Tensor]) -> tuple[np.ndarray, int] | tuple[()]:
         """Factors of the matrix's rows, and the columns that one is for; nothing where all are 1."""
