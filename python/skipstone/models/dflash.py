@@ -232,7 +232,7 @@ def check_pair(p: DFlash, keys: Keys, target: Network, vocabulary: int | None) -
                           "Choose the drafter that was made for the target")  # fmt: skip
 
     if p.hidden != target.hidden_size:
-        raise differs("hidden size", p.hidden, target.hidden_size)
+        raise differs(f"hidden size (key {keys.name('embedding_length', 'hidden_size')})", p.hidden, target.hidden_size)
     if vocabulary is not None and vocabulary != target.vocab_size:
         raise differs("vocabulary", vocabulary, target.vocab_size)
     of = keys.integer(None, "num_target_layers", most=MOST_LAYERS, default=target.layers)
