@@ -75,12 +75,15 @@ void bind_program(py::module_& m) {
       .def_property_readonly("hidden_width", &Program::hidden_width)
       .def_property_readonly("input_width", &Program::input_width)
       .def_property_readonly("borrows", &Program::borrows)
-      .def("run", [](Program& p, const py::list& parts, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int threads) {
+      .def("run", [](Program& p, const py::list& parts, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int threads, const std::string& hidden_rows) {
+             if (hidden_rows != "all" && hidden_rows != "last") throw ArgumentError("hidden_rows is '" + hidden_rows + "'; expected all or last");
+             const bool last_hidden = hidden_rows == "last";
              return run_program<Append, Sequence>(p, parts, hidden, borrow, want, rows, [&](const auto& appends, const float* in, Want what, bool last, float* logits, int32_t* choices, float* out) {
-               p.run(appends, in, what, last, threads > 0 ? threads : usable_cores(), logits, choices, out);
-             });
-           }, py::arg("parts"), py::arg("hidden") = py::none(), py::arg("borrow") = py::none(), py::arg("want") = "logits", py::arg("rows") = "all", py::arg("threads") = 0,
-           "One pass. parts: [(Sequence, int32 tokens)]; returns (logits float32 (rows, vocabulary) | choices int32 (rows,) | None, hidden float32 (all rows, width) | None).")
+               p.run(appends, in, what, last, last_hidden, threads > 0 ? threads : usable_cores(), logits, choices, out);
+             }, last_hidden);
+           }, py::arg("parts"), py::arg("hidden") = py::none(), py::arg("borrow") = py::none(), py::arg("want") = "logits", py::arg("rows") = "all", py::arg("threads") = 0, py::arg("hidden_rows") = "all",
+           "One pass. parts: [(Sequence, int32 tokens)]; returns (logits float32 (rows, vocabulary) | choices int32 (rows,) | None, hidden float32 (all rows, width) | None).\n\n"
+           "hidden_rows 'last', of one part with rows 'last': hidden has one row, and nothing is computed of the others but what later rows need.")
       .def("chain", [](Program& p, Sequence* sequence, const py::object& tokens, const py::object& hidden, int steps, Sequence* borrow, Sampler* sampler, int threads) {
              return run_chain<Append>(p, sequence, tokens, hidden, borrow, [&](const Append& start, const float* in) { return p.chain(start, in, steps, sampler, threads > 0 ? threads : usable_cores()); });
            }, py::arg("sequence"), py::arg("tokens"), py::arg("hidden"), py::arg("steps"), py::arg("borrow") = nullptr, py::arg("sampler") = nullptr, py::arg("threads") = 0,

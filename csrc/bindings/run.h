@@ -7,7 +7,7 @@ namespace skipstone {
 
 // call(appends, hidden in, want, last rows alone, logits, choices, hidden out)
 template <class Append, class Sequence, class Program, class Call>
-py::tuple run_program(Program& program, const py::list& list, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, Call call) {
+py::tuple run_program(Program& program, const py::list& list, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, Call call, bool last_hidden = false) {
   std::vector<TokenArray> tokens;                // kept while the pass reads them
   std::vector<Append> appends;
   int64_t total = 0;
@@ -26,6 +26,7 @@ py::tuple run_program(Program& program, const py::list& list, const py::object& 
   if (rows != "all" && rows != "last") throw ArgumentError("rows is '" + rows + "'; expected all or last");
   const Want what = want == "none" ? Want::none : want == "logits" ? Want::logits : Want::choice;
   const bool last = rows == "last";
+  if (last_hidden && !(last && appends.size() == 1)) throw ArgumentError("hidden_rows 'last' needs one part and rows 'last'");
   const int64_t results = last ? static_cast<int64_t>(appends.size()) : total;
   py::object result = py::none(), out = py::none();
   float *logits = nullptr, *hidden_out = nullptr;
@@ -40,7 +41,7 @@ py::tuple run_program(Program& program, const py::list& list, const py::object& 
     result = a;
   }
   if (program.hidden_width()) {
-    py::array_t<float> a({total, program.hidden_width()});
+    py::array_t<float> a({last_hidden ? 1 : total, program.hidden_width()});
     hidden_out = a.mutable_data();
     out = a;
   }

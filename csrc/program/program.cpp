@@ -196,8 +196,8 @@ void Program::check_files() const {
   for (const uint8_t* w : weights_) check_mapped(w);
 }
 
-void Program::run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, int threads, float* logits, int32_t* choices, float* hidden_out) {
-  append(parts, hidden, want, last_only, false, threads, logits, choices, hidden_out);
+void Program::run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out) {
+  append(parts, hidden, want, last_only, last_hidden && last_only && parts.size() == 1, threads, logits, choices, hidden_out);
 }
 
 void Program::append(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out) {

@@ -34,8 +34,9 @@ class Program {
 
   // Appends every part's tokens to its sequence. hidden: (all rows, input_width()), for programs with an `input`.
   // last_only: logits or choices of each part's last row alone, otherwise of all rows.
+  // last_hidden, of one part with last_only: hidden_out is the last row alone, and nothing is computed of the others but what later rows need.
   // logits: (wanted rows, vocabulary()), choices: (wanted rows), hidden_out: (all rows, hidden_width()) or null.
-  void run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, int threads, float* logits, int32_t* choices, float* hidden_out);
+  void run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out);
 
   // A drafter's chain: one run over the given rows, a token chosen from the last of them, then steps - 1 more runs of one row each: the token just
   // drafted and the hidden row that came out before it. sampler null: argmax. The sequence keeps only the given rows; a borrowed one is not touched.

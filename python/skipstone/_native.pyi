@@ -83,6 +83,7 @@ class Program:
         want: Literal["logits", "choice", "none"] = "logits",
         rows: Literal["all", "last"] = "all",
         threads: int = 0,
+        hidden_rows: Literal["all", "last"] = "all",
     ) -> tuple[Any, NDArray[np.float32] | None]: ...
     def chain(
         self,

@@ -178,7 +178,7 @@ class Words:
 class Scripted:
     """A drafter that proposes what propose(text and token, n) says; it checks on the way that the session keeps its promises."""
 
-    name, bytes, at_once = "scripted", 0, None
+    name, bytes, at_once, every_row = "scripted", 0, None, True
 
     def __init__(self, propose: Any) -> None:
         self.propose, self.program, self.asked = propose, None, 0

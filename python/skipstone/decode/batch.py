@@ -228,7 +228,8 @@ class Batch:
             for writer in writers.values():
                 writer.session._settle()
             result, hidden = self.model.program.run([(text._writer.session._sequence, tokens) for text, tokens in parts],   # type: ignore[union-attr]
-                                                     want=want, rows=rows, threads=self.model.threads)
+                                                     want=want, rows=rows, threads=self.model.threads,
+                                                     **(parts[0][0]._writer.session._least if rows == "last" and len(parts) == 1 else {}))   # type: ignore[union-attr]
         except OutOfMemory as error:
             if len(parts) == 1:
                 parts[0][0].error = error
@@ -239,7 +240,7 @@ class Batch:
             writer = writers[id(text)]
             own = None if result is None else result[place:place + 1] if rows == "last" else result[at:at + len(tokens)]
             try:
-                writer.accept(tokens, own, hidden[at:at + len(tokens)])
+                writer.accept(tokens, own, hidden[at:at + len(tokens)])   # of one part maybe the last row alone
                 done.append((writer, len(tokens)))
             except SkipstoneError as error:
                 text.error = error
@@ -276,6 +277,6 @@ class Shared:
             return Session(self._model, draft=self._draft, marks=1)
         if self._session is None:
             session = Session(self._model, draft=self._draft, marks=1)
-            session.forward(self._ids[:-1], logits=None)
+            session._read(self._ids[:-1])
             self._session = session
         return self._session.fork()

@@ -187,18 +187,30 @@ class Session:
         self._settle()
 
     def _run(self, tokens: np.ndarray, want: str, rows: str) -> tuple[np.ndarray | None, np.ndarray]:
-        """A pass over int32 tokens after the text; they are not part of it until _commit."""
+        """A pass over int32 tokens after the text; they are not part of it until _commit. rows "last": of the hidden rows the last may come alone."""
         self._settle()
-        return self.model.program.run([(self._sequence, tokens)], want=want, rows=rows, threads=self.model.threads)
+        return self.model.program.run([(self._sequence, tokens)], want=want, rows=rows, threads=self.model.threads, **(self._least if rows == "last" else {}))
+
+    def _read(self, ids: np.ndarray) -> None:
+        """The text goes on with these int32 tokens, of which no result is wanted."""
+        for start in range(0, len(ids), PASS_ROWS):
+            part = ids[start:start + PASS_ROWS]
+            self._commit(part.tolist(), self._run(part, "none", "last")[1])
+
+    @property
+    def _least(self) -> dict[str, str]:
+        """How a pass of which nothing but the last row is wanted computes no more than that, as far as the device can."""
+        spared = self.model.device == "cpu" and not (self._drafter and self.model.drafter and self.model.drafter.every_row)
+        return {"hidden_rows": "last"} if spared else {}
 
     def _commit(self, tokens: Sequence[int], hidden: np.ndarray) -> None:
-        """The text goes on with `tokens`, a prefix of those of the last pass, whose first hidden rows are theirs."""
+        """The text goes on with `tokens`, a prefix of those of the last pass, whose first hidden rows are theirs, or with all of them, whose last is."""
         start = len(self._text)
         self._text.extend(tokens)
         if self._sequence.length > len(self._text):
             self._sequence.rollback(len(self._text))
         if self._drafter and len(tokens):
-            self._drafter.observe(self._text, start, hidden[:len(tokens)])
+            self._drafter.observe(self._text, start + max(0, len(tokens) - len(hidden)), hidden[:len(tokens)])
 
     def _settle(self) -> None:
         """Brings the native state to exactly the text: back, after a pass that was never committed, or forth by reading again."""
@@ -206,9 +218,9 @@ class Session:
             self._sequence.rollback(len(self._text))
         while (start := self._sequence.length) < len(self._text):
             tokens = np.asarray(self._text[start:start + PASS_ROWS], np.int32)
-            _, hidden = self.model.program.run([(self._sequence, tokens)], want="none", rows="last", threads=self.model.threads)
+            _, hidden = self.model.program.run([(self._sequence, tokens)], want="none", rows="last", threads=self.model.threads, **self._least)
             if self._drafter:
-                self._drafter.observe(self._text, start, hidden)
+                self._drafter.observe(self._text, start + len(tokens) - len(hidden), hidden)
 
     def _check(self, tokens: Iterable[int]) -> np.ndarray:
         """tokens as int32, checked against vocabulary and context."""

@@ -22,7 +22,8 @@ class DrafterState(Protocol):
 
     def observe(self, text: Sequence[int], start: int, hidden: np.ndarray) -> None:
         """text: all tokens read so far. hidden: float32 (rows, width), the model's states after the final norm at positions
-        start .. start + rows - 1, all within the text. Rows known already are ignored."""
+        start .. start + rows - 1, all within the text. Rows known already are ignored. Where the drafter says that it does not
+        need every row, those of some rows before `start` may never come."""
 
     def missing(self, length: int) -> int | None:
         """First position whose hidden state is needed to draft after a text of `length` tokens and is not known; None if none is."""
@@ -60,6 +61,7 @@ class Drafter(Protocol):
 
     name: str
     bytes: int            # of weights, read once a draft, or once for all that come at once
+    every_row: bool       # its states need the hidden states of every row of a text; else that of a pass's last row is enough
     at_once: int | None   # how many drafts come at once, in the time of one; None: they come one by one
 
     @property

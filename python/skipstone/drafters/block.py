@@ -32,6 +32,7 @@ class BlockDrafter:
         self.program, self.block, self.taps_at, self.kv_type, self.threads, self.bytes, self._identify = program, block, taps_at, kv_type, threads, bytes, identify
         self.name = block.name
         self.at_once: int | None = block.size - 1
+        self.every_row = block.context is not None
 
     @cached_property
     def identity(self) -> str:

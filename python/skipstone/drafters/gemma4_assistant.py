@@ -20,6 +20,7 @@ class Gemma4AssistantDrafter:
 
     name = "gemma4_assistant"
     at_once: int | None = None
+    every_row = False
 
     def __init__(self, program: Any, threads: int, bytes: int, identify: Callable[[], str] = str) -> None:
         self.program, self.threads, self.bytes, self._identify = program, threads, bytes, identify

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _native
 from ..decode.saved import Packed, count_of, points_of, sequence_blocks
 from ..errors import ArgumentError, FileError
 from .chains import Chain, Request, run_chains
@@ -27,9 +28,11 @@ class MtpDrafter:
 
     name = "mtp"
     at_once: int | None = None
+    every_row = True
 
     def __init__(self, program: Any, kv_type: str, threads: int, bytes: int, identify: Callable[[], str] = str) -> None:
         self.program, self.kv_type, self.threads, self.bytes, self._identify = program, kv_type, threads, bytes, identify
+        self.least = {"hidden_rows": "last"} if isinstance(program, _native.Program) else {}   # of a pass that only fills the cache
 
     @cached_property
     def identity(self) -> str:
@@ -168,7 +171,7 @@ class MtpState:
             if not rows:
                 return
             tokens = np.asarray(text[self._paired + 1:self._paired + 1 + rows], np.int32)
-            self._drafter.program.run([(self._cache, tokens)], hidden=self._first(rows), want="none", threads=self._drafter.threads)
+            self._drafter.program.run([(self._cache, tokens)], hidden=self._first(rows), want="none", rows="last", threads=self._drafter.threads, **self._drafter.least)
             self._paired, self._waiting = self._paired + rows, self._after(rows)
 
     def _first(self, rows: int) -> np.ndarray:

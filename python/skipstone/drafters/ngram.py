@@ -24,6 +24,7 @@ class NgramDrafter:
 
     name, bytes, identity = NAME, 0, NAME
     at_once: int | None = None
+    every_row = False
 
     def begin(self) -> NgramState:
         return NgramState()
