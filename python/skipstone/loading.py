@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .drafters.base import Drafter
     from .files import ModelFile
     from .models import DrafterNetwork, Network
+    from .models.network import Block
     from .text.tokenizer import Tokenizer
 
 KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q4_0")
@@ -170,8 +171,14 @@ def _drafter(made: DrafterNetwork | None, network: Network, file: ModelFile, thr
     if made.kind == "mtp":
         return MtpDrafter(made.program, kv_type, threads, made.bytes_per_row, lambda: identity(file))
     if made.block is not None:
-        return BlockDrafter(made.program, made.block, network.hidden_size, kv_type, threads, made.bytes_per_row, lambda: identity(file))
+        return BlockDrafter(made.program, made.block, network.hidden_size, _own_kv_type(made.block, kv_type), threads, made.bytes_per_row, lambda: identity(file))
     return Gemma4AssistantDrafter(made.program, threads, made.bytes_per_row, lambda: identity(file))
+
+
+def _own_kv_type(block: Block, kv_type: str) -> str:
+    """What the drafter's own cache is kept in: as the model's, where its heads allow that."""
+    heads = (s["head"] for s in block.states)
+    return "f16" if kv_type in KV_BLOCKS and any(head % 32 for head in heads) else kv_type
 
 
 def _own(file: ModelFile, network: Network, device: str, threads: int, kv_type: str, make: Any) -> Drafter | None:

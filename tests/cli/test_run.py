@@ -27,7 +27,7 @@ def expected() -> str:
 
 @pytest.mark.parametrize("options", [
     (), ("--no-draft",), ("--draft-tokens", "3"), ("--draft-tokens", "0"), ("--draft-tokens", "auto"), ("--threads", "1"),
-    ("--draft", str(bundled.QWEN35)),
+    ("--draft", str(bundled.QWEN35)), ("--draft", "ngram"), ("--draft", "ngram", "--draft-tokens", "7"),
 ], ids=lambda options: " ".join(o.rpartition("/")[2] for o in options) or "plain")
 def test_text(expected: str, options: tuple[str, ...]) -> None:
     done = skipstone("run", "tiny-qwen35", "-p", PROMPT, "--max-tokens", "32", *options)

@@ -126,7 +126,7 @@ def dflash(seed: int, selects: bool = False) -> Any:
     tables = r.random.standard_normal((2, VOCABULARY, HEAD)).astype(np.float32)
     selector = Selector(Rows(tables[0]), Rows(tables[1]), 5) if selects else None
     program = _block_rows(Recorder(seed + 1), ((0, 20), (1, 0)), causal=True, projects=selects)
-    return BlockDrafter(program, Block("dflash", SIZE, MASK, 0, _native.Program(r.spec), selector), 0, "f16", 1, 100)
+    return BlockDrafter(program, Block("dflash", SIZE, MASK, 0, _native.Program(r.spec), (), selector), 0, "f16", 1, 100)
 
 
 class Rows:

@@ -186,3 +186,41 @@ def test_a_drafter_is_no_model_and_the_other_way_round(tmp_path: Path) -> None:
     network = build_network(open_model(tmp_path / "model"))
     with pytest.raises(ModelError, match="draft=PATH"):
         build_drafter(network, open_model(tmp_path / "model"), open_model(folder))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_info_tells_what_they_are(kind: str, tmp_path: Path) -> None:
+    from skipstone.cli.info import describe
+
+    for tiny, said in ((make.dflash(32), "DFlash"), (make.dflash(32, second=True), "DFlash2")):
+        (folder := tmp_path / said).mkdir()
+        found = describe(written(tiny, folder, kind))
+        assert found["runs"] and "drafter" in found["reason"] and found["drafter"] == f"is a drafter: {said}" and found["parameters"]["rows of a block of drafts"] == 7
+    if kind == "safetensors":
+        assert "Orthrus" in describe(written(make.qwen3(39, orthrus=True), tmp_path, kind))["drafter"]
+        wrong = describe(open_model(change(make.dflash(32).safetensors(tmp_path / "wrong"), block_size=1)))
+        assert not wrong["runs"] and "block_size" in wrong["reason"]
+
+
+def test_caches_of_blocks_of_values(tmp_path: Path) -> None:
+    """The drafter's heads of 24 cannot be kept in blocks of 32: its cache stays in half precision."""
+    tiny = make.qwen35(41)   # heads of 32
+    model = skipstone.load(tiny.safetensors(tmp_path / "model"), draft=change(make.dflash(32).safetensors(tmp_path / "drafter"), num_target_layers=5), device="cpu", kv_type="q8_0")
+    prompt = GOLDEN["dflash.prompt"].tolist()
+    assert model.generate(prompt, max_tokens=20, draft_tokens=4).tokens == model.generate(prompt, max_tokens=20, draft_tokens=0).tokens
+
+
+def test_a_card_says_what_it_cannot_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, it is an error; found beside the model or in it, a warning, and decoding goes on."""
+    from skipstone import _native, loading
+    from skipstone.errors import DeviceError
+
+    monkeypatch.setattr(loading, "_program_maker", lambda device: ("cuda:0", _native.Program))
+    path, drafter = make.qwen3(31).safetensors(tmp_path / "model"), make.dflash(32).safetensors(tmp_path / "model-dflash")
+    with pytest.raises(DeviceError, match="model-dflash drafts blocks.*device='cpu'"):
+        skipstone.load(path, draft=drafter, device="cuda:0")
+    with pytest.warns(UserWarning, match="processor alone"):
+        assert skipstone.load(path, device="cuda:0").drafter is None
+    with pytest.warns(UserWarning, match="Orthrus"):
+        assert skipstone.load(make.qwen3(39, orthrus=True).safetensors(tmp_path / "orthrus"), device="cuda:0").drafter is None
+    assert skipstone.load(path, draft="ngram", device="cuda:0").drafter.name == "ngram"

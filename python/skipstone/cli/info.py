@@ -21,7 +21,7 @@ PARAMETERS = (
     ("query heads", "attention.head_count", "num_attention_heads"), ("key/value heads", "attention.head_count_kv", "num_key_value_heads"),
     ("head size", "attention.key_length", "head_dim"), ("sliding window", "attention.sliding_window", "sliding_window"), ("context", "context_length", "max_position_embeddings"),
     ("experts", "expert_count", "num_experts"), ("experts a token", "expert_used_count", "num_experts_per_tok"), ("drafting layers", "nextn_predict_layers", "mtp_num_hidden_layers"),
-    ("block of drafts", "dflash.block_size", "block_size"),
+    ("rows of a block of drafts", "block_size", "block_size"),
 )
 
 
@@ -78,9 +78,11 @@ def _runs(file: ModelFile) -> tuple[bool, str | None]:
     from ..errors import SkipstoneError
     from ..models import registry
 
-    if registry.find(file, registry.DRAFTERS):
-        return True, "as the drafter of the model that it was made for"
+    drafter = registry.find(file, registry.DRAFTERS)
     try:
+        if drafter:
+            registry.taps(file)
+            return True, "as the drafter of the model that it was made for" + (", on the processor" if drafter is registry.dflash else "")
         registry.build_network(file, make_weight=_Sizes, program=lambda spec: None)
     except SkipstoneError as error:
         return False, str(error)
@@ -130,7 +132,7 @@ def _drafter(file: ModelFile) -> dict[str, Any]:
         return {"drafter": "has its own multi-token prediction head"}
     if "assistant" in file.architecture:
         return {"drafter": "is a drafter: an assistant for Gemma 4"}
-    if any("candidate_selector" in n for n in names):
+    if any("candidate_selector" in n or n.startswith("selector_predecessor") for n in names):
         return {"drafter": "is a drafter: DFlash2"}
     if "dflash" in file.architecture.lower() or ("fc.weight" in names and "hidden_norm.weight" in names):
         return {"drafter": "is a drafter: DFlash"}

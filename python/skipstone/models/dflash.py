@@ -76,13 +76,13 @@ class DFlash:
 
         def at(name: str) -> str:
             """Where config.json has it: in dflash_config or beside it."""
-            return f"dflash_config.{name}" if not keys.gguf and keys.value(None, f"dflash_config.{name}") is not None else name
+            beside = not keys.gguf and keys.value(None, name) is not None and keys.value(None, f"dflash_config.{name}") is None
+            return name if keys.gguf or beside else f"dflash_config.{name}"
 
         layers = keys.integer("block_count", "num_hidden_layers", most=MOST_LAYERS)
         head = head_size(keys, "attention.key_length", "head_dim")
         windows = sliding(keys, layers)
-        second = keys.gguf or "conv_kernel_size" in at("conv_kernel_size")
-        kernel = keys.integer("conv_kernel_size", at("conv_kernel_size"), 0, 32, default=0) if second else 0
+        kernel = keys.integer("conv_kernel_size", at("conv_kernel_size"), 0, 32, default=0)
         rank = keys.integer("selector_rank", at("selector_rank"), 0, 1 << 16, default=0)
         p = cls(
             layers=layers,
@@ -114,8 +114,6 @@ class DFlash:
             keys.refuse("attention with biases", "key attention_bias")
         if p.rotated % 2:
             keys.fail(keys.name("rope.dimension_count", None), p.rotated, "an even number")
-        if p.kernel and p.hidden % p.group:
-            keys.fail(keys.name("conv_group_size", at("conv_group_size")), p.group, f"a divisor of the hidden size {p.hidden}")
         return p
 
     def names(self, ik: bool, own_table: bool, own_head: bool, vocabulary: int) -> Iterator[Name]:
@@ -226,15 +224,18 @@ class Selector:
         return candidates, logits[candidates] + self.successor.rows(candidates) @ wanted
 
 
-def check_pair(p: DFlash, keys: Keys, target: Network, vocabulary: int | None) -> None:
+def check_pair(p: DFlash, keys: Keys, target: Network) -> None:
     def differs(what: str, found: object, expected: object) -> ModelError:
         return ModelError(f"{keys.source}: a DFlash drafter for a target with {what} {found}; {target.name} has {expected}. "
                           "Choose the drafter that was made for the target")  # fmt: skip
 
     if p.hidden != target.hidden_size:
         raise differs(f"hidden size (key {keys.name('embedding_length', 'hidden_size')})", p.hidden, target.hidden_size)
+    if p.kernel and p.hidden % p.group:
+        raise ModelError(f"{keys.source}: key conv_group_size is {p.group}; expected a divisor of the hidden size {p.hidden}")
+    where, vocabulary = vocabulary_of(keys)
     if vocabulary is not None and vocabulary != target.vocab_size:
-        raise differs("vocabulary", vocabulary, target.vocab_size)
+        raise differs(f"vocabulary ({where})", vocabulary, target.vocab_size)
     of = keys.integer(None, "num_target_layers", most=MOST_LAYERS, default=target.layers)
     if of != target.layers:
         raise differs("layers", of, target.layers)
@@ -244,12 +245,13 @@ def check_pair(p: DFlash, keys: Keys, target: Network, vocabulary: int | None) -
         raise ModelError(f"{keys.source}: reads layers {list(p.taps)} of its target, which was built to hand out {list(target.taps)}; load it by draft=PATH")
 
 
-def vocabulary_of(keys: Keys) -> int | None:
-    """What the drafter says of the vocabulary, None where it says nothing."""
+def vocabulary_of(keys: Keys) -> tuple[str, int | None]:
+    """Where the drafter says how large the vocabulary is, and what it says; None where it says nothing."""
     if not keys.gguf:
-        return keys.integer(None, "vocab_size", 2, 1 << 24) if keys.value(None, "vocab_size") is not None else None
-    found = next((keys.file.tensors[n] for n in (TABLE, HEAD, "selector_predecessor.weight") if n in keys.file.tensors), None)
-    return int(found.shape[0]) if found is not None and len(found.shape) == 2 else None
+        return f"key {keys.name(None, 'vocab_size')}", keys.integer(None, "vocab_size", 2, 1 << 24) if keys.value(None, "vocab_size") is not None else None
+    name = next((n for n in (TABLE, HEAD, "selector_predecessor.weight") if n in keys.file.tensors), "")
+    shape = keys.file.tensors[name].shape if name else ()
+    return f"tensor {name}", int(shape[0]) if len(shape) == 2 else None
 
 
 def build(target: Network, file: ModelFile, make_weight: MakeWeight | None = None, program: MakeProgram | None = None) -> DrafterNetwork:
@@ -258,7 +260,7 @@ def build(target: Network, file: ModelFile, make_weight: MakeWeight | None = Non
         if (name := next((n for n in file.tensors if part in n), None)) is not None:
             keys.refuse(what, f"tensor {name}")
     p = DFlash.read(keys)
-    check_pair(p, keys, target, vocabulary_of(keys))
+    check_pair(p, keys, target)
     prefixes = TOP_PREFIXES if not keys.gguf else ()
     own_table = TABLE in file.tensors or any(f"{x}embed_tokens.weight" in file.tensors for x in prefixes)
     own_head = HEAD in file.tensors or any(f"{x}lm_head.weight" in file.tensors for x in prefixes)
@@ -271,7 +273,7 @@ def build(target: Network, file: ModelFile, make_weight: MakeWeight | None = Non
     text = Builder()
     c = text.rms_norm(text.matmul(text.input(len(p.taps) * p.hidden), weights[FC[ik]]), weights[HIDDEN_NORM[ik]], p.eps)
     caches = [context_layer(text, p, weights.layer(i), p.windows[i], frequencies, c) for i in range(p.layers)]
-    context, _ = make_program(file, text, program)
+    context, recorded = make_program(file, text, program)
 
     b = Builder()
     x = b.embed(weights[TABLE] if own_table else target.embedding, p.embedding_scale)
@@ -284,7 +286,7 @@ def build(target: Network, file: ModelFile, make_weight: MakeWeight | None = Non
         selector = Selector(weights["selector_predecessor.weight"], weights["selector_successor.weight"], p.top)
     b.head(h if p.multiplier == 1 else b.scale(h, p.multiplier), weights[HEAD] if own_head else target.head, p.softcap)
     made, spec = make_program(file, b, program)
-    block = Block("dflash2" if p.rank or p.kernel else "dflash", p.size, p.mask, 0, context, selector)
+    block = Block("dflash2" if p.rank or p.kernel else "dflash", p.size, p.mask, 0, context, tuple(recorded["states"]), selector)
     return DrafterNetwork("block", made, spec, title(file), file.architecture, bytes_per_row(spec), block)
 
 

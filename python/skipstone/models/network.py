@@ -76,7 +76,7 @@ class Block:
     """How a block drafter drafts: a pass over `size` rows, the newest token and `mask` after it, after a text.
 
     shift: 0 where row j predicts its own position, the j-th after the newest token; 1 where it predicts the next. context: the program that
-    turns the target's tapped rows into what the block's rows read, a cache of its own; None where they read the target's. selector:
+    turns the target's tapped rows into what the block's rows read, a cache of its own, and its states; None where they read the target's. selector:
     what chooses among the likeliest tokens, None: nothing does. name: of the kind of drafter.
     """
 
@@ -85,6 +85,7 @@ class Block:
     mask: int
     shift: int
     context: Any = field(default=None, repr=False)
+    states: tuple[dict[str, Any], ...] = field(default=(), repr=False)
     selector: Any = field(default=None, repr=False)
 
 
