@@ -100,7 +100,7 @@ def types() -> list[str]:
 
 
 def isa() -> str:
-    """The instruction set that runs here: `avx512` or `avx2` (x86), `i8mm` or `neon` (64-bit ARM), else `generic`.
+    """The instruction set that runs here: `amx`, `avx512`, `avxvnni` or `avx2` (x86), `i8mm` or `neon` (64-bit ARM), else `generic`.
 
     The environment variable SKIPSTONE_ISA forces another that this machine has.
     """

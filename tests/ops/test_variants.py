@@ -1,6 +1,7 @@
 """All instruction sets give the scalar kernels' bits: those of this machine, and those of 64-bit ARM, cross-compiled and run by qemu-aarch64.
 
-variants.cpp runs every kernel of every table over the same inputs; the digests of the scalar kernels also compare ARM with this machine, so a text is the
+variants.cpp runs every kernel of every table over the same inputs, and of instruction sets that this machine may not have the matrix products
+(more_variants.cpp): AMX with its tile registers in plain C++, AVX-VNNI in the encoding of AVX-512 VNNI. The digests of the scalar kernels also compare ARM with this machine, so a text is the
 same on both. Debian has what the ARM half needs: apt-get install g++-aarch64-linux-gnu qemu-user.
 """
 from __future__ import annotations
@@ -22,7 +23,7 @@ from skipstone import _native
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, FORMATS = ROOT / "csrc/backends/cpu", ROOT / "csrc/formats"
-PROGRAM = Path(__file__).with_name("variants.cpp")
+PROGRAM, MORE = (Path(__file__).with_name(name) for name in ("variants.cpp", "more_variants.cpp"))
 CORE = Path(skipstone.__file__).resolve().parent
 FLAGS = ["-std=c++20", "-O2", "-ffp-contract=off", f"-I{ROOT / 'csrc'}"]
 TYPES = [t["name"] for t in _native.types()]
@@ -50,6 +51,22 @@ def arm_variants() -> dict[str, list[str]]:
     return {name: flags.split() for name, flags in re.findall(r"cpu_variant\((\w+) ([^)]*)\)", arm[0])}
 
 
+def x86_flags(variant: str) -> list[str]:
+    """Compiler flags of a variant, as the build has them."""
+    text = (ROOT / "csrc/CMakeLists.txt").read_text()
+    wide = re.search(r"set\(avx512 (.*?)\)", text)
+    flags = re.search(rf"cpu_variant\({variant} (.*?)\)", text)
+    assert wide and flags
+    return flags[1].replace("${avx512}", wide[1]).split()
+
+
+def more_variants() -> dict[str, list[str]]:
+    """Parts of more_variants.cpp that run here -> their compiler flags."""
+    if "avx512" not in _native.isas():
+        return {"PLAIN": []}
+    return {"PLAIN": [], "WIDE": x86_flags("avx512"), "EVEX": [*x86_flags("avxvnni"), "-mno-avxvnni", "-mavx512vl", "-mavx512vnni"]}
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """13 rows of every type: random, and for quantized types four of one byte repeated; an odd number of blocks where the type allows it."""
@@ -71,9 +88,12 @@ def here(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> str:
     compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
     if compiler is None:
         pytest.skip("no C++ compiler (c++, g++, clang++ or $CXX) is here to build the program with")
-    program = tmp_path_factory.mktemp("here") / "variants"
-    run(compiler, *FLAGS, PROGRAM, "-o", program, f"-L{CORE}", "-lskipstone_core", f"-Wl,-rpath,{CORE}")
-    return run(program, weights)
+    folder = tmp_path_factory.mktemp("here")
+    jobs = [(folder / "variants.o", PROGRAM, []), *((folder / f"{name}.o", MORE, [f"-D{name}", *flags]) for name, flags in more_variants().items())]
+    with ThreadPoolExecutor(2) as two:
+        list(two.map(lambda job: run(compiler, *FLAGS, "-O1", *job[2], "-c", job[1], "-o", job[0]), jobs))
+    run(compiler, *(job[0] for job in jobs), "-o", folder / "variants", f"-L{CORE}", "-lskipstone_core", f"-Wl,-rpath,{CORE}")
+    return run(folder / "variants", weights)
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +113,19 @@ def arm_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_instruction_sets_agree(here: str) -> None:
-    assert here.splitlines()[0].startswith(f"isas {' '.join(_native.isas())}; chosen ")
+    isas, more = " ".join(_native.isas()), {"PLAIN": "plain_tiles", "WIDE": "wide_tiles", "EVEX": "evex"}
+    assert re.fullmatch(rf"isas {isas}; chosen \w+; compared {isas} {' '.join(more[part] for part in more_variants())}", here.splitlines()[0])
     assert results(here)
+
+
+# Processors that have AVX-VNNI and no AVX-512 refuse the latter's encoding of the same instruction.
+@pytest.mark.skipif(ON_ARM or not shutil.which("objdump"), reason="needs an x86 machine with objdump (Debian: binutils)")
+def test_avx_vnni_stays_within_avx(tmp_path: Path) -> None:
+    run("c++", *FLAGS, *x86_flags("avxvnni"), "-c", CPU / "avxvnni/kernels.cpp", "-o", tmp_path / "kernels.o")
+    code = run("objdump", "-d", "--no-show-raw-insn", tmp_path / "kernels.o")
+    products = [line for line in code.splitlines() if "vpdpbusd" in line]
+    assert len(products) > 100 and all("{vex}" in line and "%ymm" in line for line in products)
+    assert not re.search(r"%zmm|%k[0-7]|%[xy]mm(1[6-9]|2\d|3[01])", code)
 
 
 def test_every_kernel_and_type_is_run(here: str) -> None:
@@ -109,5 +140,5 @@ def test_every_kernel_and_type_is_run(here: str) -> None:
 @pytest.mark.parametrize(("processor", "isas"), [("max", ["i8mm", "neon", "generic"]), ("neoverse-n1", ["neon", "generic"]), ("cortex-a53", ["generic"])])
 def test_arm_gives_the_bits_of_this_machine(processor: str, isas: list[str], arm_program: Path, weights: Path, here: str) -> None:
     output = run(QEMU, "-cpu", processor, arm_program, weights)
-    assert output.splitlines()[0] == f"isas {' '.join(isas)}; chosen {isas[0]}"
+    assert output.splitlines()[0] == f"isas {' '.join(isas)}; chosen {isas[0]}; compared {' '.join(isas)}"
     assert results(output) == results(here)

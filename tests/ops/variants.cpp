@@ -35,10 +35,19 @@ struct Random {
   }
 };
 
+// Of more_variants.cpp, as far as it is linked.
+namespace skipstone::cpu::more {
+[[gnu::weak]] const Kernels* plain_tiles();
+[[gnu::weak]] const Kernels* wide_tiles();
+[[gnu::weak]] const Kernels* evex();
+}  // namespace skipstone::cpu::more
+
 std::vector<const Kernels*> tables() {
   std::vector<const Kernels*> all;
   std::istringstream names(runnable_names());
   for (std::string name; names >> name;) all.push_back(find_kernels(name.c_str()));
+  for (auto more : {more::plain_tiles, more::wide_tiles, more::evex})
+    if (more) all.push_back(more());
   return all;
 }
 
@@ -150,7 +159,7 @@ struct Packed {
 void matmuls(const std::vector<Weights>& all) {
   for (const Weights& w : all) {
     Random random;
-    const int64_t most = 68;                       // beyond a tile of 64
+    const int64_t most = 530;                      // beyond a tile of 64, and beyond the 512 that tile registers take at a time
     const Floats x = activations(random, most, w.columns);
     compare("matmul " + w.type, [&](const Kernels& k, Output& out) {
       Packed packed(w, k.group_rows);
@@ -163,6 +172,7 @@ void matmuls(const std::vector<Weights>& all) {
         out.add(y);
       };
       for (int64_t rows = 1; rows <= 17; ++rows) multiply(rows % 5, rows);
+      multiply(0, 68);
       multiply(0, most);
     });
   }
@@ -329,7 +339,9 @@ void mixtures() {
 
 int main(int count, char** arguments) {
   if (count != 2) return 2;
-  std::printf("isas %s; chosen %s\n", runnable_names(), kernels().name);
+  std::printf("isas %s; chosen %s; compared", runnable_names(), kernels().name);
+  for (const Kernels* k : tables()) std::printf(" %s", k->name);
+  std::printf("\n");
   matmuls(read_weights(arguments[1]));
   quantizing(), single_values(), ropes(), caches(), attentions(), delta_nets(), mixtures();
   return differing ? 1 : 0;

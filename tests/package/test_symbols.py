@@ -11,7 +11,7 @@ import skipstone
 
 CORE = Path(skipstone.__file__).resolve().parent / "libskipstone_core.so"
 VARIANTS = [folder.name for folder in (Path(__file__).resolve().parents[2] / "csrc/backends/cpu").glob("*") if (folder / "isa.h").is_file()] or \
-    ["avx2", "avx512", "baseline"]
+    ["amx", "avx2", "avx512", "avxvnni", "baseline"]
 
 pytestmark = pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not installed")
 

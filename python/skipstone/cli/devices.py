@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from typing import Annotated, Any
 
 import typer
@@ -14,14 +15,14 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-# What each instruction set needs of the processor; the first that runs here is used, and all give the same bits.
-NEEDS = {"avx512": "AVX-512 with VNNI", "avx2": "AVX2 with FMA"}
+# What each instruction set needs of the processor, best first; the first that runs here is used, and all give the same bits.
+NEEDS = {"amx": "AMX tiles of bytes that the system lets programs use", "avx512": "AVX-512 with VNNI", "avxvnni": "AVX-VNNI", "avx2": "AVX2 with FMA"}
 
 
 def _unavailable(cards: list[dict[str, Any]], isas: list[str]) -> list[dict[str, Any]]:
     """What cannot be used here: name, reason, and what to do about it."""
-    missing = [{"name": name, "reason": f"this processor has no {need}", "fix": f"none is needed: {isas[0]} gives the same bits, more slowly"}
-               for name, need in NEEDS.items() if name not in isas]
+    better = takewhile(lambda name: name not in isas, NEEDS)
+    missing = [{"name": name, "reason": f"this processor has no {NEEDS[name]}", "fix": f"none is needed: {isas[0]} gives the same bits, more slowly"} for name in better]
     for card in cards:
         if card["problem"]:
             reason, _, fix = card["problem"].rstrip(".").rpartition("; ")

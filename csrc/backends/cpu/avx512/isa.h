@@ -28,6 +28,9 @@ static inline Floats load_exponents(const uint8_t* p) {
   const __m512i subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
   return _mm512_castsi512_ps(_mm512_mask_blend_epi32(_mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2)), normal, subnormal));
 }
+static inline Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+static inline void store_register(void* p, Bytes a) { _mm512_storeu_si512(p, a); }
+template <int COUNT> static inline Bytes take_away(Bytes a) { return _mm512_sub_epi8(a, _mm512_set1_epi8(COUNT)); }
 static inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
 static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a); }
 static inline Floats spread(float a) { return _mm512_set1_ps(a); }
@@ -59,6 +62,7 @@ static inline Bytes flip_sign_bit(Bytes a) { return _mm512_xor_si512(a, _mm512_s
 
 static constexpr bool dot_is_wide = true;
 static constexpr bool takes_two_rows = false;
+static constexpr bool takes_tiles = false;
 
 static inline __m512i four_wide(const int8_t* y) {
   int32_t bits;

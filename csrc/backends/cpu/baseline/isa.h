@@ -99,10 +99,16 @@ static inline Floats load_exponents(const uint8_t* p) {
 }
 template <int BITS> static inline Ints shifted(Ints a) { for (int32_t& i : a.lane) i = static_cast<int32_t>(static_cast<uint32_t>(i) << BITS); return a; }
 
+static inline Ints load_ints(const int32_t* p) { Ints r; memcpy(r.lane, p, 32); return r; }
+static inline void store_register(void* p, Bytes a) { memcpy(p, a.byte, 32); }
+template <int COUNT> static inline Bytes take_away(Bytes a) { for (uint8_t& b : a.byte) b = static_cast<uint8_t>(b - COUNT); return a; }
+
 // Can dot_unsigned take weights up to 255? Then signed ones are given as weight + 128.
 static constexpr bool dot_is_wide = false;
 // Has it a product of two weight rows by two rows of activations? See common/two_rows.inl.
 static constexpr bool takes_two_rows = false;
+// Has it tile registers? See common/tiles.inl.
+static constexpr bool takes_tiles = false;
 
 // r + sum over COUNT registers of weight x activation: lane l gains the sum over i, c of w[i].byte[4l + c] * y[4i + c].
 // LARGEST bounds the weights (unsigned), so that other variants know how many products fit 16 bits.

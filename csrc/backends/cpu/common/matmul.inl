@@ -275,7 +275,11 @@ template <class T> static inline int64_t prefetch_distance(int64_t columns, int6
   return columns >= 4096 && bytes < 512 ? 8192 : 4096;
 }
 
+constexpr int64_t fewest_tile_rows = 8;          // of activations; with fewer, dot products do better than tiles
+
 template <class T> static void matmul_packed(const MatmulCall& c) {
+  if constexpr (takes_tiles)
+    if (c.rows.count >= fewest_tile_rows) return matmul_tiles<T>(c);
   const Matrix& m = *c.weight;
   alignas(64) float result[tile_rows * group_rows];
   // A slab of groups stays in the second cache level while the tiles of rows pass over it.

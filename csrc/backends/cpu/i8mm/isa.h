@@ -10,6 +10,7 @@ namespace skipstone::cpu::i8mm {
 #include "backends/cpu/neon/vectors.inl"
 
 static constexpr bool takes_two_rows = true;
+static constexpr bool takes_tiles = false;
 
 // w: eight registers of four consecutive weights of each row. Becomes registers of eight consecutive weights of two rows in each half: of the columns of
 // w[j] and w[j + 1], rows 0 to 3 in pairs[j] and rows 4 to 7 in pairs[j + 1].

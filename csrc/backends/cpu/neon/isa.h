@@ -9,5 +9,6 @@ namespace skipstone::cpu::neon {
 #include "backends/cpu/neon/vectors.inl"
 
 static constexpr bool takes_two_rows = false;
+static constexpr bool takes_tiles = false;
 
 }  // namespace skipstone::cpu::neon
