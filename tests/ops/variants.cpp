@@ -8,6 +8,7 @@
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backends/cpu/kernels.h"
@@ -178,6 +179,35 @@ void matmuls(const std::vector<Weights>& all) {
   }
 }
 
+// Factors of the weights: one a row, and for unquantized weights one for each stretch of columns, the last of them shorter.
+void scaled_matmuls(const std::vector<Weights>& all) {
+  for (const Weights& w : all)
+    for (const int64_t stretch : {w.columns, int64_t{40}}) {
+      const bool floats = find_layout(skipstone::formats::find(w.type)->id)->float_input;
+      if (stretch < w.columns && !floats) continue;
+      Random random;
+      constexpr int64_t rows = 17;
+      const int64_t stretches = (w.columns + stretch - 1) / stretch;
+      const Floats x = activations(random, rows, w.columns), factors = random.values(w.rows * stretches);
+      compare("matmul " + w.type + " scaled by " + std::to_string(stretches), [&](const Kernels& k, Output& out) {
+        Packed packed(w, k.group_rows);
+        Floats scales(static_cast<size_t>(group_count(packed.matrix) * stretches * k.group_rows));
+        for (int64_t r = 0; r < w.rows; ++r)
+          for (int64_t s = 0; s < stretches; ++s)
+            scales[static_cast<size_t>((r / k.group_rows * stretches + s) * k.group_rows + r % k.group_rows)] = factors[static_cast<size_t>(r * stretches + s)];
+        packed.matrix.scales = scales.data(), packed.matrix.scale_columns = stretch;
+        Quantized quantized(k, x, floats ? 0 : rows, w.columns);
+        for (const int64_t count : {int64_t{1}, int64_t{3}, rows}) {
+          Floats y(static_cast<size_t>(count * w.rows));
+          const int64_t groups = group_count(packed.matrix), middle = groups / 2;
+          for (auto [first, last] : {std::pair{int64_t{0}, middle}, {middle, groups}})
+            k.matmul({&packed.matrix, {count, w.columns, x.data(), floats ? QuantizedRow{} : quantized.row(0, w.columns)}, first, last, y.data() + first * k.group_rows, w.rows});
+          out.add(y);
+        }
+      });
+    }
+}
+
 void quantizing() {
   Random random;
   Floats x = activations(random, 16, 160);
@@ -342,7 +372,8 @@ int main(int count, char** arguments) {
   std::printf("isas %s; chosen %s; compared", runnable_names(), kernels().name);
   for (const Kernels* k : tables()) std::printf(" %s", k->name);
   std::printf("\n");
-  matmuls(read_weights(arguments[1]));
+  const std::vector<Weights> all = read_weights(arguments[1]);
+  matmuls(all), scaled_matmuls(all);
   quantizing(), single_values(), ropes(), caches(), attentions(), delta_nets(), mixtures();
   return differing ? 1 : 0;
 }
