@@ -12,6 +12,7 @@ read loop are measured in every round. A random model is written to a temporary 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -21,9 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -65,8 +65,8 @@ def work(engine: str, path: str, threads: int, context: int, prompt_tokens: int,
 class Worker:
     """An engine's process. start returns None, and says why, where it does not come up."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
+    def __init__(self, engine: str, process: subprocess.Popen[str], said: IO[str]) -> None:
+        self.engine, self.process, self.said = engine, process, said
 
     @classmethod
     def start(cls, engine: str, path: str, threads: int, chosen: argparse.Namespace) -> Worker | None:
@@ -74,34 +74,47 @@ class Worker:
                    "--prompt-tokens", str(chosen.prompt_tokens)]
         if chosen.native_library:
             command += ["--native-library", chosen.native_library]
-        with tempfile.TemporaryFile("w+") as said:
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True)
-            worker = cls(process)
+        said = tempfile.TemporaryFile("w+")                       # of its libraries, closed with the worker
+        worker = cls(engine, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True), said)
+        line = worker.line()
+        while line and line != "ready":
             line = worker.line()
-            while line and line != "ready":
-                line = worker.line()
-            if line:
-                return worker
-            process.wait()
-            said.seek(0)
-            print(f"{engine}: left out: {(said.read().strip().splitlines() or ['it ended'])[-1]}", file=sys.stderr)
+        if not line:
+            worker.left_out()
             return None
+        return worker
 
     def line(self) -> str:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def round(self) -> dict[str, float]:
+    def round(self) -> dict[str, float] | None:
+        """None, and it says why, where the process has ended."""
         assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        figures: dict[str, float] = json.loads(self.line())
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            line = ""
+        else:
+            line = self.line()
+        if not line:
+            self.left_out()
+            return None
+        figures: dict[str, float] = json.loads(line)
         return figures
+
+    def left_out(self) -> None:
+        self.process.wait()
+        self.said.seek(0)
+        print(f"{self.engine}: left out: {(self.said.read().strip().splitlines() or ['it ended'])[-1]}", file=sys.stderr)
 
     def end(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
+        self.said.close()
 
 
 def compare(path: str, threads: int, chosen: argparse.Namespace, bytes_row: int) -> dict[str, Any]:
@@ -114,8 +127,13 @@ def compare(path: str, threads: int, chosen: argparse.Namespace, bytes_row: int)
     for turn in range(chosen.rounds):
         reads.append(_native.read_bandwidth(threads, 512))
         loads.append(os.getloadavg()[0])
-        for name, worker in workers.items():
-            rounds[name].append(worker.round())
+        for name, worker in list(workers.items()):
+            figures = worker.round()
+            if figures is None:
+                workers.pop(name).end()
+                rounds.pop(name)
+            else:
+                rounds[name].append(figures)
         print(f"{threads} threads, round {turn + 1} of {chosen.rounds}: load {loads[-1]:.1f}, read loop {reads[-1]:.1f} GB/s", file=sys.stderr)
     for worker in workers.values():
         worker.end()
@@ -146,6 +164,21 @@ def bytes_a_row(path: str) -> int:
     return registry.build_network(open_model(path), make_weight=_Sizes, program=lambda spec: None).bytes_per_row
 
 
+def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
+    """Turns the engines into a list; ends the program where an option makes no sense."""
+    names = chosen.engines.split(",")
+    if unknown := [name for name in names if name not in ENGINES]:
+        parser.error(f"--engines: {unknown[0]!r}; expected some of {', '.join(ENGINES)} between commas")
+    chosen.engines = [name for name in names if name != "native" or chosen.native_library]
+    if not chosen.engines:
+        parser.error("--engines: native needs --native-library, a libllama.so that bench/native_llama.py builds")
+    if chosen.threads and not all(n.isdecimal() and 1 <= int(n) <= 255 for n in chosen.threads.split(",")):
+        parser.error(f"--threads: {chosen.threads!r}; expected numbers from 1 to 255 between commas")
+    for option in ("rounds", "context", "prompt_tokens"):
+        if getattr(chosen, option) < 1:
+            parser.error(f"--{option.replace('_', '-')}: {getattr(chosen, option)}; expected 1 or more")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a GGUF file, or random:SHAPE:TYPE")
@@ -154,8 +187,8 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--engines", default=",".join(ENGINES), help=f"between commas, of {', '.join(ENGINES)}")
-    parser.add_argument("--native-library", default=os.environ.get("SKIPSTONE_LLAMA_LIBRARY"), help="libllama.so built for this machine: pip download llama_cpp_python==0.3.36 "
-                        "--no-binary :all: --no-deps, unpack, cmake -S vendor/llama.cpp -B build -DGGML_NATIVE=ON, build; without it that engine is left out")
+    parser.add_argument("--native-library", default=os.environ.get("SKIPSTONE_LLAMA_LIBRARY"), help="libllama.so built for this machine, by bench/native_llama.py; without it that "
+                        "engine is left out")
     parser.add_argument("--output", type=Path, default=None, help="JSON")
     parser.add_argument("--plot", type=Path, default=None, help="SVG of the run with most threads")
     parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
@@ -163,17 +196,18 @@ def main() -> None:
     if chosen.worker:
         work(chosen.worker, chosen.model, int(chosen.threads), chosen.context, chosen.prompt_tokens, chosen.native_library)
         return
-    from skipstone import _native
+    from skipstone import SkipstoneError, _native
     from skipstone.cli.bench import machine
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))          # so that a random model's file goes
-    chosen.engines = [name for name in chosen.engines.split(",") if name != "native" or chosen.native_library]
-    if unknown := [name for name in chosen.engines if name not in ENGINES]:
-        parser.error(f"--engines: {unknown[0]!r}; expected some of {', '.join(ENGINES)}")
+    check(parser, chosen)
     teams = [int(n) for n in chosen.threads.split(",")] if chosen.threads else [_native.default_threads()]
     with tempfile.TemporaryDirectory() as folder:
-        path = peers.as_file(chosen.model, Path(folder))
-        size = bytes_a_row(path)
+        try:
+            path = peers.as_file(chosen.model, Path(folder))
+            size = bytes_a_row(path)
+        except SkipstoneError as error:
+            parser.error(str(error))
         runs = []
         for threads in teams:
             runs.append(compare(path, threads, chosen, size))

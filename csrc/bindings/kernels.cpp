@@ -130,6 +130,7 @@ void bind_kernels(py::module_& m) {
     return all;
   }, "The instruction sets that this machine runs, best first.");
   m.def("default_threads", &usable_cores, "Cores that this process may use: its affinity, limited by the cgroup's quota.");
+  m.def("spins_in_vain", &ThreadPool::spins_in_vain, "Turns that waiting threads have spun before they went to sleep all the same; one takes some tens of nanoseconds.");
   m.def("trim_memory", &trim_memory, py::call_guard<py::gil_scoped_release>(), "Gives freed memory back to the system, where the allocator keeps it.");
   m.def("read_bandwidth", &read_bandwidth, py::arg("threads"), py::arg("megabytes") = 256, py::call_guard<py::gil_scoped_release>(),
         "GB/s that a plain read loop reaches on so many threads.");

@@ -16,21 +16,22 @@ class TeamSize {
     if (c.threads != threads) {
       c = {};
       c.threads = threads;
+      c.until_probe = memory;                                               // the team first: most models are large
     }
-    if (c.passes < 2 * memory) return c.passes % 2 ? 1 : threads;          // each way a few times
-    const bool team = c.seconds(true) <= c.seconds(false);
+    const bool team = c.seconds(true) <= c.seconds(false);                  // a way that was never taken counts as slow
     return (c.until_probe <= 0 ? !team : team) ? threads : 1;
   }
   void report(int64_t rows, int threads, int members, double seconds) {
     if (threads == 1 || rows > small) return;
     Case& c = cases_[static_cast<size_t>(rows)];
     const size_t team = members > 1;
-    c.samples[team][c.next[team]++ % memory] = seconds;
-    ++c.passes;
+    c.samples[team][c.taken[team]++ % memory] = seconds;
     if (--c.until_probe >= 0) return;
     // The slower way is looked at again after a while, the longer the slower it was: probes cost about one part in thirty.
     const double ratio = std::max(c.seconds(true), c.seconds(false)) / std::min(c.seconds(true), c.seconds(false));
-    c.until_probe = static_cast<int>(std::clamp(30 * (ratio - 1), 12.0, 600.0));
+    // Where the two are close and one is little known, every other pass.
+    const bool known = c.taken[0] >= memory && c.taken[1] >= memory;
+    c.until_probe = ratio < 1.5 && !known ? 1 : static_cast<int>(std::clamp(30 * (ratio - 1), 12.0, 600.0));
   }
 
  private:
@@ -38,10 +39,9 @@ class TeamSize {
   static constexpr int memory = 4;
   struct Case {
     int threads = 0;
-    int64_t passes = 0;
     int until_probe = 0;
     std::array<std::array<double, memory>, 2> samples{};                    // of the last passes alone, as a team
-    std::array<size_t, 2> next{};
+    std::array<size_t, 2> taken{};                                          // passes, alone and as a team
     // The best of the last few: what disturbs a pass makes it longer.
     double seconds(bool team) const {
       double best = 1e9;

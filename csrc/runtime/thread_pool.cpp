@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
+#include <fstream>
+#include <string>
 #include <thread>
 
 #if defined(__x86_64__)
@@ -26,33 +27,42 @@ inline void pause() {
 // About 50 microseconds: longer than one operation of a pass, shorter than anybody minds.
 constexpr int spins_between_operations = 2500;
 
+std::atomic<int64_t> spun_in_vain{0};
+
 // Waits until the value is no longer `old`: first spinning, then asleep.
 void wait_for_change(std::atomic<int>& value, int old, int spins) {
   for (int i = 0; i < spins; ++i) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause();
   }
+  spun_in_vain.fetch_add(spins, std::memory_order_relaxed);
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
+double quota_of(const std::string& folder) {
+  double quota = -1, period = 0;
+  if (std::ifstream all(folder + "/cpu.max"); all >> quota >> period) return quota > 0 && period > 0 ? quota / period : INFINITY;      // "max ..." is no number
+  std::ifstream(folder + "/cpu.cfs_quota_us") >> quota;
+  std::ifstream(folder + "/cpu.cfs_period_us") >> period;
+  return quota > 0 && period > 0 ? quota / period : INFINITY;
+}
+
+// The smallest quota of the process's cgroup and of those above it, in either version of cgroups. A container may see its own as the root.
 double cgroup_cores() {
   double cores = INFINITY;
-  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu.max", "r")) {
-    double quota, period;
-    if (std::fscanf(f, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0) cores = quota / period;
-    std::fclose(f);
-    return cores;
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {          // number:controllers:path
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1), root = "/sys/fs/cgroup" + (controllers.empty() ? "" : "/" + controllers);
+    if (!controllers.empty() && ("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
+    std::string path = line.substr(second + 1);
+    for (;; path.resize(path.rfind('/'))) {
+      if (path.find("..") == std::string::npos) cores = std::min(cores, quota_of(root + path));
+      if (path.rfind('/') == std::string::npos) break;
+    }
   }
-  double quota = -1, period = 0;
-  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "r")) {
-    if (std::fscanf(f, "%lf", &quota) != 1) quota = -1;
-    std::fclose(f);
-  }
-  if (FILE* f = std::fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "r")) {
-    if (std::fscanf(f, "%lf", &period) != 1) period = 0;
-    std::fclose(f);
-  }
-  return quota > 0 && period > 0 ? quota / period : cores;
+  return cores;
 }
 
 }  // namespace
@@ -65,6 +75,8 @@ int usable_cores() {
   if (quota < cores) cores = static_cast<int>(std::ceil(quota));
   return std::max(1, cores);
 }
+
+int64_t ThreadPool::spins_in_vain() { return spun_in_vain.load(std::memory_order_relaxed); }
 
 void Team::barrier() {
   if (size_ == 1) return;

@@ -2,6 +2,7 @@
 // meets the others at barriers. Members spin for some tens of microseconds, then sleep; they never spin where there are more of them than cores.
 #pragma once
 #include <atomic>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 
@@ -29,6 +30,8 @@ class ThreadPool {
   // Runs body(member, team) for member = 0 .. members-1, 0 on the calling thread; returns when all have returned. body must not throw.
   // Regions of different callers take turns.
   void run(int members, const std::function<void(int, Team&)>& body);
+  // Turns that waiting members of all pools have spun before they went to sleep all the same: what spinning has wasted.
+  static int64_t spins_in_vain();
 
  private:
   ThreadPool() = default;
