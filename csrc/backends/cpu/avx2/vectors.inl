@@ -121,5 +121,5 @@ static inline __m256i four(const int8_t* y) {
   return _mm256_set1_epi32(bits);
 }
 
-static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+[[gnu::always_inline]] static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 

@@ -1,7 +1,8 @@
 // Attention over one chunk of 256 cached positions, and the join of chunks.
 // Chunks lie at multiples of 256 from position 0 and are joined in order, whoever computes them; within one, every sum follows the positions.
-// A block of 32 positions is widened to float32 once and serves all queries, so k rows and all heads of a group share one read of the cache; one or two
-// queries read it as it is.
+// Two queries at a time share each widened value; caches in blocks of 32 values are widened 32 positions at a time, for all queries.
+// Bytes: keys and values once; operations: 2 fma a query and value. A chunk is too short for the processor to find out by itself what comes next, so memory is
+// asked for line by line, 32 positions ahead; many lines at once would not do, as the processor drops what it cannot hold.
 
 static inline f32x8 load_cached(const float* p) { return load(p); }
 struct Half { uint16_t bits; };
@@ -40,8 +41,9 @@ template <class T> static inline void widen(const T* from, int64_t n, float* to)
   for (int64_t i = 0; i < n; i += 8) store(to + i, load_cached(from + i));
 }
 
-// Scores of QUERIES queries against eight cached keys; which queries run together changes no bit of them.
-template <int QUERIES, class T> [[gnu::always_inline]] static inline void eight_scores(const float* const* q, const T* keys, int64_t head, float scale, float* const* scores) {
+// Scores of QUERIES queries against eight cached keys; which queries run together changes no bit of them. Where ASK, memory is asked for the eight positions at `next`.
+template <int QUERIES, bool ASK, class T>
+[[gnu::always_inline]] static inline void eight_scores(const float* const* q, const T* keys, int64_t head, float scale, float* const* scores, const T* next) {
   f32x8 dots[QUERIES][8];
 #pragma GCC unroll 2
   for (int start = 0; start < 8; start += 4) {
@@ -51,13 +53,16 @@ template <int QUERIES, class T> [[gnu::always_inline]] static inline void eight_
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) acc[i][p] = broadcast(0.0f);
     const T* k = keys + start * head;
-    for (int64_t d = 0; d < head; d += 8)
+    for (int64_t d = 0; d < head; d += 8) {
+      if constexpr (ASK)
+        for (int64_t line = 0; line < 32; line += 64 / static_cast<int64_t>(sizeof(T))) prefetch(next + start * head + 4 * d + line);
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) {
         f32x8 key = kept(load_cached(k + p * head + d));
 #pragma GCC unroll 2
         for (int i = 0; i < QUERIES; ++i) acc[i][p] = fma(load(q[i] + d), key, acc[i][p]);
       }
+    }
 #pragma GCC unroll 2
     for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 4
@@ -66,14 +71,17 @@ template <int QUERIES, class T> [[gnu::always_inline]] static inline void eight_
   for (int i = 0; i < QUERIES; ++i) store(scores[i], mul(sums(dots[i]), broadcast(scale)));
 }
 
-// value += sum over the positions from..to-1 of weight * value row, position after position.
-template <int QUERIES, int VECTORS, class T> [[gnu::always_inline]] static inline void weighted_sum(const float* const* weights, const T* values, int64_t head, int64_t from, int64_t to, float* const* value, int64_t d) {
+// value += sum over the positions from..to-1 of weight * value row, position after position. Where ASK, memory is asked for the 32 positions at `next`.
+template <int QUERIES, int VECTORS, bool ASK, class T>
+[[gnu::always_inline]] static inline void weighted_sum(const float* const* weights, const T* values, int64_t head, int64_t from, int64_t to, float* const* value, int64_t d, const T* next) {
   f32x8 acc[QUERIES][VECTORS];
 #pragma GCC unroll 2
   for (int i = 0; i < QUERIES; ++i)
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) acc[i][v] = load(value[i] + d + 8 * v);
   for (int64_t j = from; j < to; ++j) {
+    if constexpr (ASK)
+      for (int64_t line = 0; line < 8 * VECTORS; line += 64 / static_cast<int64_t>(sizeof(T))) prefetch(next + 32 * d + 8 * VECTORS * j + line);
     f32x8 row[VECTORS];
 #pragma GCC unroll 4
     for (int v = 0; v < VECTORS; ++v) row[v] = kept(load_cached(values + j * head + d + 8 * v));
@@ -90,10 +98,11 @@ template <int QUERIES, int VECTORS, class T> [[gnu::always_inline]] static inlin
     for (int v = 0; v < VECTORS; ++v) store(value[i] + d + 8 * v, acc[i][v]);
 }
 
-template <int QUERIES, class T> [[gnu::always_inline]] static inline void weighted_sums(const float* const* weights, const T* values, int64_t head, int64_t from, int64_t to, float* const* value) {
+template <int QUERIES, bool ASK, class T>
+[[gnu::always_inline]] static inline void weighted_sums(const float* const* weights, const T* values, int64_t head, int64_t from, int64_t to, float* const* value, const T* next) {
   int64_t d = 0;
-  for (; d + 32 <= head; d += 32) weighted_sum<QUERIES, 4>(weights, values, head, from, to, value, d);
-  for (; d < head; d += 8) weighted_sum<QUERIES, 1>(weights, values, head, from, to, value, d);
+  for (; d + 32 <= head; d += 32) weighted_sum<QUERIES, 4, ASK>(weights, values, head, from, to, value, d, next);
+  for (; d < head; d += 8) weighted_sum<QUERIES, 1, ASK>(weights, values, head, from, to, value, d, next);
 }
 
 // Scores become weights exp(score - largest); positions that the query does not see weigh exactly nothing.
@@ -119,7 +128,6 @@ static inline void weigh(float* s, int32_t first, int32_t last, float* largest, 
 
 template <class T> static inline void attend_to(const AttentionCall& c, const T* keys, const T* values) {
   const int64_t head = c.head;
-  [[maybe_unused]] const bool as_it_is = c.queries <= 2;
   float* block = c.scratch + c.queries * chunk_positions;
   int32_t low = chunk_positions, high = 0;
   for (int64_t i = 0; i < c.queries; ++i) {
@@ -137,18 +145,25 @@ template <class T> static inline void attend_to(const AttentionCall& c, const T*
         int count = 0;
         for (int64_t n = i; n < i + 2; ++n)
           if (needs(n)) q[count] = c.q + c.offset[n], scores[count++] = scores_of(n) + j;
-        if (count == 2) eight_scores<2>(q, of + (j - start) * head, head, c.scale, scores);
-        else if (count == 1) eight_scores<1>(q, of + (j - start) * head, head, c.scale, scores);
+        const auto* eight = of + (j - start) * head;
+        if constexpr (cached_together<T> == 1)
+          if (i == 0) {                                          // the first values follow the last keys
+            const T* next = j + 32 < high ? keys + (j + 32) * head : values + (low / 32 * 32 + j % 32) * head;
+            if (count == 2) eight_scores<2, true>(q, eight, head, c.scale, scores, next);
+            else if (count == 1) eight_scores<1, true>(q, eight, head, c.scale, scores, next);
+            continue;
+          }
+        if (count == 2) eight_scores<2, false>(q, eight, head, c.scale, scores, eight);
+        else if (count == 1) eight_scores<1, false>(q, eight, head, c.scale, scores, eight);
       }
   };
   for (int64_t start = low / 32 * 32; start < high; start += 32) {
-    if constexpr (cached_together<T> == 1)
-      if (as_it_is) {
-        score(keys + start * head, start);
-        continue;
-      }
-    widen(keys + start * head / cached_together<T>, 32 * head, block);
-    score(block, start);
+    if constexpr (cached_together<T> == 1) {
+      score(keys + start * head, start);
+    } else {
+      widen(keys + start * head / cached_together<T>, 32 * head, block);
+      score(block, start);
+    }
   }
   for (int64_t i = 0; i < c.queries; ++i) {
     for (int64_t d = 0; d < head; d += 8) store(c.value + i * head + d, broadcast(0.0f));
@@ -159,6 +174,12 @@ template <class T> static inline void attend_to(const AttentionCall& c, const T*
       from = c.first[i] > start ? c.first[i] - start : 0;
       to = c.last[i] < start + 32 ? c.last[i] - start : 32;
     };
+    const auto* next = of;
+    bool ask = false;
+    if constexpr (cached_together<T> == 1) {
+      ask = start + 32 < high;
+      next = of + 32 * head;
+    }
     for (int64_t i = 0; i < c.queries;) {
       int64_t from, to, next_from = -1, next_to = -1;
       range(i, from, to);
@@ -166,22 +187,25 @@ template <class T> static inline void attend_to(const AttentionCall& c, const T*
       const float* weights[2] = {scores_of(i) + start, scores_of(i + 1) + start};
       float* value[2] = {c.value + i * head, c.value + (i + 1) * head};
       if (from == next_from && to == next_to) {                  // heads of one row, rows well before the end
-        if (from < to) weighted_sums<2>(weights, of, head, from, to, value);
+        if (from < to && ask) weighted_sums<2, true>(weights, of, head, from, to, value, next);
+        else if (from < to) weighted_sums<2, false>(weights, of, head, from, to, value, next);
+        ask = ask && from >= to;
         i += 2;
       } else {
-        if (from < to) weighted_sums<1>(weights, of, head, from, to, value);
+        if (from < to && ask) weighted_sums<1, true>(weights, of, head, from, to, value, next);
+        else if (from < to) weighted_sums<1, false>(weights, of, head, from, to, value, next);
+        ask = ask && from >= to;
         ++i;
       }
     }
   };
   for (int64_t start = low / 32 * 32; start < high; start += 32) {
-    if constexpr (cached_together<T> == 1)
-      if (as_it_is) {
-        sum_up(values + start * head, start);
-        continue;
-      }
-    widen(values + start * head / cached_together<T>, 32 * head, block);
-    sum_up(block, start);
+    if constexpr (cached_together<T> == 1) {
+      sum_up(values + start * head, start);
+    } else {
+      widen(values + start * head / cached_together<T>, 32 * head, block);
+      sum_up(block, start);
+    }
   }
 }
 

@@ -117,7 +117,7 @@ static inline bytes32 lookup(const int8_t table[16], bytes32 a) {
   return {vqtbl1q_u8(entries, a.low), vqtbl1q_u8(entries, a.high)};
 }
 
-static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+[[gnu::always_inline]] static inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 #include "backends/cpu/common/eight_lanes.inl"
 
