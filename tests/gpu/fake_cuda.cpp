@@ -28,8 +28,11 @@ template <class Args> Kernel kernel(void (*f)(Args)) {
 #define KERNEL(name) {#name, kernel(name)}
 #define MATMULS(name) KERNEL(matmul_##name##_team16_columns8), KERNEL(matmul_##name##_team16_columns16), KERNEL(matmul_##name##_team4_columns8), \
                       KERNEL(matmul_##name##_team4_columns16), KERNEL(matmul_##name##_team1_columns32)
+#define ATTENTIONS(name) KERNEL(attention_to_128_##name), KERNEL(attention_to_256_##name), KERNEL(attention_to_512_##name)
 std::map<std::string, Kernel> kernels{MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical),
-                                      KERNEL(matmul_plain), KERNEL(rows_in_order), KERNEL(attention_128_f16), KERNEL(attention_256_f16), KERNEL(attention_to_128), KERNEL(attention_to_256), KERNEL(attention_to_512), KERNEL(store_heads), KERNEL(delta_rule), KERNEL(choose), KERNEL(softcap)};
+                                      KERNEL(matmul_plain), KERNEL(rows_in_order), ATTENTIONS(bf16_4), ATTENTIONS(f32_4), ATTENTIONS(f16_4), KERNEL(attention_128_f16_1), KERNEL(attention_128_f16_4),
+                                      KERNEL(attention_128_f16_8), KERNEL(attention_256_f16_1), KERNEL(attention_256_f16_4), KERNEL(attention_256_f16_8), KERNEL(attention_to_512_f16_1), KERNEL(attention_join),
+                                      KERNEL(store_heads), KERNEL(delta_rule), KERNEL(choose), KERNEL(softcap)};
 
 int64_t number(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);

@@ -1,23 +1,30 @@
-// Attention of one row's query heads of one key/value head over one split of the cache (split_positions), from the raw results of the q, k and v matmuls
-// to the next matmul's activations: norms, rotary and the store of the row's own key and value happen on the way. The cache of earlier passes is asked
-// for before the kernel in front has ended. The block that finishes a row's last split joins the splits in order.
+// Attention of all query heads of one key/value head, of all rows of a sequence in a pass, over one split of the cache (split_of): the cache is read once for
+// all of them. From the raw results of the q, k and v matmuls to the next matmul's activations: norms, rotary and the store of the rows' own keys and values
+// happen on the way. The cache of earlier passes is asked for before the kernel in front has ended. The block that finishes a tile's last split joins the
+// splits in order, or a kernel of its own does where that is much work.
 //
-// Bits: a score is four chains over the head (or over each 128 values of it), added in order; a value is summed over stretches of 4 or 8 positions, which
-// are added in order; splits are joined by their running largest score. All of it depends on the head's size and the row's position alone.
+// A block has up to 8 * COLUMNS queries (row by row, each with the heads that share the key/value head) and steps through its split by step_positions.
+// Scores are keys x queries by the matrix instruction, a warp 16 positions and up to 128 values of the head; values x weights the same way, a warp
+// 16 values of the head or several times that.
+//
+// Bits: queries and weights go in as two f16 terms (three bf16 terms for caches in bf16 and f32), which together have as good as all their bits. A query is a
+// column of both products, so it sees no other; all forms of the kernel add in the same order:
+//   score of a position: products of the first terms 16 values after another, apart from those of the other terms; parts of 128 values in order
+//   a split: step by step, weights by the largest score so far, and what was before scaled when that grows
+//   splits: in order, by their largest scores
+// So a row's bits depend on its own position and text, the head's size and the cache's type alone.
 #include "backends/gpu/cache.h"
 #include "backends/gpu/quantize.h"
 
 namespace skipstone::gpu {
 
-constexpr int attention_threads = 256, attention_warps = attention_threads / 32, heads_at_once = 4, join_splits = 128;
+constexpr int attention_threads = 256, attention_warps = attention_threads / 32;
 
-// Stretches of positions that a value's sum is spread over.
-SK_DEVICE int stretches(int head) { return head <= 64 ? 16 : head <= 128 ? 8 : head <= 256 ? 4 : 2; }
-
-// What a warp needs to prepare a head and can ask for before the kernel in front has ended. VALUES: a lane.
-template <int VALUES> struct HeadConstants {
-  float norm[VALUES], cosine[VALUES / 2], sine[VALUES / 2];
-  SK_DEVICE void load(const HeadArgs& a, int position, int head) {
+// One head on its way to attention, by one warp. VALUES: a lane.
+template <int VALUES> struct Head {
+  float value[VALUES], norm[VALUES], cosine[VALUES / 2], sine[VALUES / 2];
+  // What does not depend on the kernel in front.
+  SK_DEVICE void load_constants(const HeadArgs& a, int position, int head) {
     const int lane = thread() & 31, half = a.rotated / 2;
     const float* angles = a.angles + i64(position) * a.rotated;
     SK_UNROLL for (int i = 0; i < VALUES; ++i) norm[i] = a.norm && lane + 32 * i < head ? a.norm[lane + 32 * i] : 1.0f;
@@ -27,47 +34,35 @@ template <int VALUES> struct HeadConstants {
       sine[i] = real ? angles[half + lane + 32 * i] : 0.0f;
     }
   }
+  SK_DEVICE void load(const HeadArgs& a, int row, int index, int head) {
+    const int lane = thread() & 31;
+    const float* x = a.x + i64(row) * a.stride + i64(index) * a.step;
+    SK_UNROLL for (int i = 0; i < VALUES; ++i) value[i] = lane + 32 * i < head ? x[lane + 32 * i] : 0.0f;
+  }
+  // Norm, then rotary, into `out` of shared memory.
+  SK_DEVICE void finish(const HeadArgs& a, int head, float* out) {
+    const int lane = thread() & 31;
+    if (a.normed) {
+      float sum = 0.0f;
+      SK_UNROLL for (int i = 0; i < VALUES; ++i) sum = fma(value[i], value[i], sum);
+      const float factor = divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(head)), a.eps)));
+      SK_UNROLL for (int i = 0; i < VALUES; ++i) value[i] = mul(mul(value[i], factor), norm[i]);
+    }
+    SK_UNROLL for (int i = 0; i < VALUES; ++i)
+      if (lane + 32 * i < head) out[lane + 32 * i] = value[i];
+    meet_lanes();
+    if (!a.angles) return;
+    const int half = a.rotated / 2;
+    SK_UNROLL for (int i = 0; i < VALUES / 2; ++i) {
+      const int j = lane + 32 * i;
+      if (j >= half) continue;
+      const float c = cosine[i], s = sine[i], first = out[j], second = out[half + j];
+      out[j] = add(mul(first, c), -mul(second, s));
+      out[half + j] = add(mul(second, c), mul(first, s));
+    }
+    meet_lanes();
+  }
 };
-
-// One head by one warp: norm, then rotary, into `out` of shared memory.
-template <int VALUES> SK_DEVICE void prepare_head(const HeadArgs& a, const HeadConstants<VALUES>& constants, int row, int index, int head, float* out) {
-  const int lane = thread() & 31;
-  const float* x = a.x + i64(row) * a.stride + i64(index) * a.step;
-  float v[VALUES], sum = 0.0f;
-  SK_UNROLL for (int i = 0; i < VALUES; ++i) v[i] = lane + 32 * i < head ? x[lane + 32 * i] : 0.0f;
-  if (a.normed) {
-    SK_UNROLL for (int i = 0; i < VALUES; ++i) sum = fma(v[i], v[i], sum);
-    const float factor = divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(head)), a.eps)));
-    SK_UNROLL for (int i = 0; i < VALUES; ++i) v[i] = mul(mul(v[i], factor), constants.norm[i]);
-  }
-  SK_UNROLL for (int i = 0; i < VALUES; ++i)
-    if (lane + 32 * i < head) out[lane + 32 * i] = v[i];
-  meet_lanes();
-  if (!a.angles) return;
-  const int half = a.rotated / 2;
-  SK_UNROLL for (int i = 0; i < VALUES / 2; ++i) {
-    const int j = lane + 32 * i;
-    if (j >= half) continue;
-    const float c = constants.cosine[i], s = constants.sine[i], first = out[j], second = out[half + j];
-    out[j] = add(mul(first, c), -mul(second, s));
-    out[half + j] = add(mul(second, c), mul(first, s));
-  }
-  meet_lanes();
-}
-
-SK_DEVICE void put_cached(void* to, int type, i64 i, float v) {
-  if (type == 0) static_cast<float*>(to)[i] = v;
-  else static_cast<u16*>(to)[i] = static_cast<u16>(type == 1 ? to_half(v) : to_brain(v));
-}
-
-// Keys (which 0) or values of a row to the cache.
-SK_DEVICE void store_head(const AttentionArgs& a, const PartRecord& part, int row, int kv_head, int which, const float* from) {
-  const Cache& c = a.cache;
-  const int position = a.pass.position[row];
-  void* chunk = chunk_of(part.chunks, part.capacity, c, position / chunk_positions);
-  const i64 at = (i64(which * c.kv_heads + kv_head) * chunk_positions + position % chunk_positions) * c.head;
-  for (int i = thread() & 31; i < c.head; i += 32) put_cached(chunk, c.type, at + i, from[i]);
-}
 
 // For passes of many rows: a warp a key or value, before attention.
 SK_KERNEL(256, 2) store_heads(AttentionArgs a) {
@@ -77,270 +72,457 @@ SK_KERNEL(256, 2) store_heads(AttentionArgs a) {
   const int warp = thread() >> 5, task = block() * attention_warps + warp, kv_heads = a.cache.kv_heads;
   if (task >= a.rows * 2 * kv_heads) return;
   const int row = task / (2 * kv_heads), which = task / kv_heads % 2, kv_head = task % kv_heads;
-  HeadConstants<16> constants;
-  constants.load(which ? a.v : a.k, a.pass.position[row], a.cache.head);
-  prepare_head<16>(which ? a.v : a.k, constants, row, kv_head, a.cache.head, scratch + 512 * warp);
-  store_head(a, a.pass.parts[a.pass.part_of[row]], row, kv_head, which, scratch + 512 * warp);
+  Head<16> h;
+  h.load_constants(which ? a.v : a.k, a.pass.position[row], a.cache.head);
+  h.load(which ? a.v : a.k, row, kv_head, a.cache.head);
+  h.finish(which ? a.v : a.k, a.cache.head, scratch + 512 * warp);
+  store_head(a.cache, a.pass.parts[a.pass.part_of[row]], a.pass.position[row], kv_head, which, scratch + 512 * warp);
 }
 
-// Value `at` of the heads from `query` on: the gate, then wherever it is wanted. real: there is one; its warp's others need not be.
-SK_DEVICE void finish_value(const AttentionArgs& a, int head, int row, int query, int at, bool real, float v) {
-  if (real && a.gated) v = mul(v, sigmoid(a.q.x[i64(row) * a.q.stride + i64(query + at / head) * a.q.step + head + at % head]));
-  if (real && a.y) a.y[(i64(row) * a.heads + query) * head + at] = v;
-  if (a.to) quantize_block(v, a.to + a.to_more * (row / most_rows), row % most_rows, (query * head + at) / 32);
+// Value `d` of a row's head: the gate, then wherever it is wanted. Its warp's others need not be real.
+SK_DEVICE void finish_value(const AttentionArgs& a, int row, int query, int d, bool real, float v) {
+  const int head = a.cache.head;
+  if (real && a.gated) v = mul(v, sigmoid(a.q.x[i64(row) * a.q.stride + i64(query) * a.q.step + head + d]));
+  if (real && a.y) a.y[(i64(row) * a.heads + query) * head + d] = v;
+  if (a.to) quantize_block(v, a.to + a.to_more * (row / most_rows), row % most_rows, (query * head + d) / 32);
 }
 
-// VALUES: of a head a lane. HEAD and TYPE: of heads and caches that are common, so that indices cost little; 0 and -1: whatever they are.
-template <int VALUES, int HEAD, int TYPE> SK_DEVICE void attend(const AttentionArgs& a) {
-  SK_SHARED(float, queries, heads_at_once * 512);
-  SK_SHARED(float, scores, attention_threads);           // [part of the head][query head][position]
-  SK_SHARED(float, values, heads_at_once * 1024);        // [query head][stretch][head]; before that, a head a warp; at last, what joins splits
-  SK_SHARED(i32, is_last, 1);
-  const Cache& cache = a.cache;
-  const int head = HEAD ? HEAD : cache.head, type = TYPE >= 0 ? TYPE : cache.type, group = a.heads / cache.kv_heads, lane = thread() & 31, warp = thread() >> 5, size = cache_bytes(type);
-  const int row = block() % a.rows, offset = block() / a.rows % a.splits, kv_head = block() / a.rows / a.splits;
-  const PartRecord part = a.pass.parts[a.pass.part_of[row]];
-  const int position = a.pass.position[row];
-  constexpr int span = VALUES == 4 ? 64 : VALUES == 8 ? 32 : 16;      // split_positions(head)
-  const Visible seen = visible(part, position, cache.window, a.borrows);
-  const int first_split = seen.low / span, count = (seen.high + span - 1) / span - first_split, base = (first_split + offset) * span;
-  const bool idle = offset >= count;
-  const int from = seen.low > base ? seen.low - base : 0, to = seen.high - base < span ? seen.high - base : span;
-  const int chunk = base / chunk_positions, within = base % chunk_positions;
-  const u8* memory = nullptr;
-  u8 *keys = dynamic_shared(), *stored = keys + span * row_bytes(head, type);
-  const int pieces = head * size / 16;           // of 16 bytes
-  const auto fetch = [&](int begin, int end) {
-    const u8* k = memory + ((i64(kv_head) * chunk_positions + within) * head) * size;
-    const u8* v = k + i64(cache.kv_heads) * chunk_positions * head * size;
-    for (int i = thread(); i < (end - begin) * pieces; i += attention_threads) {
-      const int j = begin + i / pieces, p = i % pieces;
-      copy_later(keys + j * row_bytes(head, type) + 16 * p, k + (i64(j) * head * size + 16 * p));
-      copy_later(stored + j * head * size + 16 * p, v + (i64(j) * head * size + 16 * p));
+// A row's splits among those of its cache.
+struct Splits { int first, count; };
+SK_DEVICE Splits splits_of(const AttentionArgs& a, const Visible& seen) {
+  const int first = split_of(seen.low, a.cache.window);
+  return {first, split_of(seen.high - 1, a.cache.window) - first + 1};
+}
+SK_DEVICE float* partial_of(const AttentionArgs& a, int row, int query) { return a.partial + (i64(row) * a.heads + query) * a.splits * (a.cache.head + 2); }
+
+// 32 values of a row's head from d on, joined of its splits, by one warp. What lies in front of a split is scaled as the largest score grows.
+SK_DEVICE void join(const AttentionArgs& a, int row, int query, int d) {
+  constexpr int ahead = 8;
+  const int lane = thread() & 31, head = a.cache.head, step = head + 2, at = d + lane;
+  const bool real = at < head;
+  const int count = splits_of(a, visible(a.pass.parts[a.pass.part_of[row]], a.pass.position[row], a.cache.window, a.borrows)).count;
+  const float* from = partial_of(a, row, query);
+  float before = -__builtin_inff(), total = 0.0f, v = 0.0f;
+  for (int done = 0; done < count; done += 32) {
+    const int now = count - done < 32 ? count - done : 32;
+    float value[ahead];
+    SK_UNROLL for (int i = 0; i < ahead; ++i) value[i] = real && i < now ? from[i64(done + i) * step + at] : 0.0f;
+    const float m = lane < now ? from[i64(done + lane) * step + head] : -__builtin_inff(), of_split = lane < now ? from[i64(done + lane) * step + head + 1] : 0.0f;
+    float all = m, earlier = -__builtin_inff();
+    const auto scan = [&](float other, int mask) {
+      if (lane & mask) earlier = larger(earlier, other);
+      all = larger(all, other);
+    };
+    scan(other_lane<1>(all), 1), scan(other_lane<2>(all), 2), scan(other_lane<4>(all), 4), scan(other_lane<8>(all), 8), scan(other_lane<16>(all), 16);
+    earlier = larger(earlier, before);
+    const float both = larger(earlier, m);
+    const u32 old_factor = bits<u32>(exponential(add(earlier, -both))), new_factor = bits<u32>(exponential(add(m, -both))), totals = bits<u32>(of_split);
+    for (int s = 0; s < now; s += ahead) {
+      float next[ahead];
+      SK_UNROLL for (int i = 0; i < ahead; ++i) next[i] = real && s + ahead + i < now ? from[i64(done + s + ahead + i) * step + at] : 0.0f;
+      SK_UNROLL for (int i = 0; i < ahead; ++i) {
+        if (s + i >= now) break;
+        const float f = bits<float>(from_lane(old_factor, s + i)), n = bits<float>(from_lane(new_factor, s + i));
+        v = fma(value[i], n, mul(v, f));
+        total = fma(bits<float>(from_lane(totals, s + i)), n, mul(total, f));
+      }
+      SK_UNROLL for (int i = 0; i < ahead; ++i) value[i] = next[i];
     }
-  };
-  // Positions of this pass: computed here, unless store_heads was.
-  const int fresh = a.borrows || a.stored || part.start - base >= to ? to : part.start - base > from ? part.start - base : from;
-  if (!idle) {
-    memory = static_cast<const u8*>(a.borrows ? chunk_of(part.borrowed, part.borrowed_capacity, cache, chunk) : chunk_of(part.chunks, part.capacity, cache, chunk));
-    if (!a.stored) fetch(from, fresh);
+    before = larger(before, all);
   }
-  // The first heads to prepare: of q by the first four warps, of k and v by the others.
-  const bool queries_first = warp < heads_at_once;
-  HeadConstants<VALUES> constants;
-  if (!idle) {
-    if (queries_first) constants.load(a.q, position, head);
-    else if (warp - heads_at_once < 2 * (to - fresh)) constants.load(warp & 1 ? a.v : a.k, base + fresh + (warp - heads_at_once) / 2, head);
+  finish_value(a, row, query, at, real, mul(v, divide(1.0f, total)));
+}
+SK_KERNEL(256, 4) attention_join(AttentionArgs a) {
+  let_next_start();
+  wait_for_previous();
+  const int blocks32 = (a.cache.head + 31) / 32, task = block() * attention_warps + (thread() >> 5);
+  if (task < a.rows * a.heads * blocks32) join(a, task / blocks32 / a.heads, task / blocks32 % a.heads, 32 * (task % blocks32));
+}
+
+// A float as narrow terms that add up to it: two f16 or three bf16.
+template <int TERMS> struct Narrow {
+  u32 term[TERMS];
+  SK_DEVICE explicit Narrow(float v) {
+    SK_UNROLL for (int i = 0; i < TERMS; ++i) {
+      term[i] = TERMS == 2 ? to_half(v) : to_brain(v);
+      v = add(v, -(TERMS == 2 ? from_half(term[i]) : from_brain(term[i])));
+    }
+  }
+};
+// Two registers a term of a lane's part of 16 x 8 narrow values (b of the matrix instruction), side by side a lane.
+template <int TERMS> struct Fragment {
+  u32 word[TERMS][2];
+  SK_DEVICE void load(const u8* from) {
+    if constexpr (TERMS == 2) {
+      const U4 v = *reinterpret_cast<const U4*>(from + 16 * (thread() & 31));
+      word[0][0] = v.x, word[0][1] = v.y, word[1][0] = v.z, word[1][1] = v.w;
+    } else {
+      SK_UNROLL for (int i = 0; i < TERMS; ++i)
+        SK_UNROLL for (int r = 0; r < 2; ++r) word[i][r] = *reinterpret_cast<const u32*>(from + 256 * i + 8 * (thread() & 31) + 4 * r);
+    }
+  }
+  SK_DEVICE void store(u8* to) const {
+    if constexpr (TERMS == 2) *reinterpret_cast<U4*>(to + 16 * (thread() & 31)) = {word[0][0], word[0][1], word[1][0], word[1][1]};
+    else
+      SK_UNROLL for (int i = 0; i < TERMS; ++i)
+        SK_UNROLL for (int r = 0; r < 2; ++r) *reinterpret_cast<u32*>(to + 256 * i + 8 * (thread() & 31) + 4 * r) = word[i][r];
+  }
+  static SK_DEVICE u32* at(u8* to, int term, int lane, int r) { return reinterpret_cast<u32*>(TERMS == 2 ? to + 16 * lane + 8 * term + 4 * r : to + 256 * term + 8 * lane + 4 * r); }
+  static constexpr int bytes = 256 * TERMS;
+};
+// a of the matrix instruction: 16 x 16 cached values in shared memory, keys as they lie, values turned. TYPE 1, 2: one term; 0 (f32): three.
+template <int TYPE> struct Cached {
+  static constexpr int terms = TYPE == 0 ? 3 : 1;
+  U4 term[terms];
+  SK_DEVICE void load_keys(const u8* from, int stride) {
+    if constexpr (TYPE != 0) term[0] = matrix_rows(from, stride);
+    else fill([&](int row, int column) { return *reinterpret_cast<const float*>(from + row * stride + 4 * column); });
+  }
+  SK_DEVICE void load_values(const u8* from, int stride) {
+    if constexpr (TYPE != 0) term[0] = matrix_columns(from, stride);
+    else fill([&](int row, int column) { return *reinterpret_cast<const float*>(from + column * stride + 4 * row); });
+  }
+  template <class F> SK_DEVICE void fill(F f) {
+    const int g = (thread() & 31) >> 2, t = thread() & 3;
+    const auto both = [&](int row, int column, u32* to) {
+      const Narrow<3> low(f(row, column)), high(f(row, column + 1));
+      SK_UNROLL for (int i = 0; i < terms; ++i) to[i] = low.term[i] | high.term[i] << 16;
+    };
+    u32 x[3], y[3], z[3], w[3];
+    both(g, 2 * t, x), both(g + 8, 2 * t, y), both(g, 8 + 2 * t, z), both(g + 8, 8 + 2 * t, w);
+    SK_UNROLL for (int i = 0; i < terms; ++i) term[i] = {x[i], y[i], z[i], w[i]};
+  }
+};
+// The product of the first terms is added to `most`, those of the others to `rest`.
+template <int TYPE, int TERMS> SK_DEVICE void multiply(float most[4], float rest[4], const Cached<TYPE>& a, const Fragment<TERMS>& b) {
+  SK_UNROLL for (int i = 0; i < TERMS; ++i)
+    SK_UNROLL for (int j = 0; j < Cached<TYPE>::terms; ++j)
+      if (i + j < 3) multiply_narrow<TYPE != 1>(i + j ? rest : most, a.term[j], b.word[i][0], b.word[i][1]);
+}
+SK_DEVICE void wait_pieces(int left) {
+  if (left <= 0) wait_copies<0>();
+  else if (left == 1) wait_copies<1>();
+  else if (left == 2) wait_copies<2>();
+  else if (left == 3) wait_copies<3>();
+  else if (left == 4) wait_copies<4>();
+  else wait_copies<5>();
+}
+constexpr float query_unit = 1.0f / 16;          // f16 queries are stored times this, so that none is too large
+
+// PARTS: of at most 128 values of a head. HEAD: of heads that are common, so that indices cost little; 0: whatever it is. COLUMNS: groups of 8 queries.
+template <int PARTS, int HEAD, int TYPE, int COLUMNS> SK_DEVICE void attend(const AttentionArgs& a) {
+  SK_SHARED(i32, is_last, 1);
+  constexpr int terms = TYPE == 1 ? 2 : 3, tiles = attention_warps / PARTS, step = 16 * tiles, queries = 8 * COLUMNS, size = TYPE == 0 ? 4 : 2, most_steps = 8;
+  using Piece = Fragment<terms>;
+  const Cache& cache = a.cache;
+  const int head = HEAD ? HEAD : cache.head, whole = whole_head(head), stride = whole * size + 16, group = a.heads / cache.kv_heads;
+  const int lane = thread() & 31, warp = thread() >> 5, g = lane >> 2, t = lane & 3, tile = warp % tiles, part_of_head = warp / tiles, head_steps = whole / 16;
+
+  // Which queries, and which positions.
+  int of_grid = block();
+  const int kv_head = of_grid % cache.kv_heads;
+  of_grid /= cache.kv_heads;
+  const int query_tile = of_grid % a.tiles;
+  of_grid /= a.tiles;
+  const int part_index = of_grid % a.parts, offset = a.splits - 1 - of_grid / a.parts;      // later splits first: what is new takes longest
+  const PartRecord part = a.pass.parts[part_index];
+  const int first_query = query_tile * queries, end_query = part.rows * group < first_query + queries ? part.rows * group : first_query + queries;
+  if (first_query >= end_query) return;
+  const int first_row = first_query / group, last_row = (end_query - 1) / group;      // of the part
+  const Visible earliest = visible(part, part.start + first_row, cache.window, a.borrows), latest = visible(part, part.start + last_row, cache.window, a.borrows);
+  const Splits all = splits_of(a, {earliest.low, latest.high});
+  if (offset >= all.count) return;
+  const int split = all.first + offset, low = split_start(split, cache.window), high = split_start(split + 1, cache.window);
+  const int begin = (earliest.low > low ? earliest.low : low) & ~15, end = latest.high < high ? latest.high : high;
+  const int first_step = begin / step, steps = (end - 1) / step - first_step + 1, pieces = 2 * steps;
+
+  u8 *ring = dynamic_shared(), *query_terms = ring + a.pieces * step * stride, *work = query_terms + COLUMNS * head_steps * Piece::bytes;
+  float* told = reinterpret_cast<float*>(dynamic_shared() + attention_shared(head, TYPE, COLUMNS, a.pieces)) - queries * (query_stride + 4);      // [query][tile]
+  int* sees = reinterpret_cast<int*>(told + queries * query_stride);      // [query] low, high; then largest and total
+  const auto slot = [&](int piece) { return ring + piece % a.pieces * (step * stride); };
+  // Rows from .. to - 1 of a piece (an even one: keys, an odd one: values of the same positions). A lane copies 16 bytes of a row.
+  const int row_pieces = whole * size / 16;
+  int row_lanes = 1;
+  while (row_lanes < row_pieces) row_lanes *= 2;
+  const int own_piece = thread() % row_lanes, own_row = thread() / row_lanes, rows_at_once = attention_threads / row_lanes;
+  const auto fetch = [&](int piece, int until) {
+    if (piece < pieces && own_piece < row_pieces) {
+      const int base = (first_step + piece / 2) * step, chunk = base / chunk_positions;
+      const u8* memory = static_cast<const u8*>(a.borrows ? chunk_of(part.borrowed, part.borrowed_capacity, cache, chunk) : chunk_of(part.chunks, part.capacity, cache, chunk));
+      memory += (i64((piece & 1) * cache.kv_heads + kv_head) * chunk_positions + base % chunk_positions) * head * size;
+      u8* to = slot(piece) + 16 * own_piece;
+      const bool inside = 16 * own_piece < head * size;
+      SK_UNROLL_4 for (int j = own_row; j < step; j += rows_at_once) {
+        if (base + j < begin) continue;
+        if (base + j < until && inside) copy_later(to + j * stride, memory + i64(j) * head * size + 16 * own_piece);
+        else if (base + j >= end || !inside) *reinterpret_cast<U4*>(to + j * stride) = U4{};      // for no weight of 0 may meet what is no number
+      }
+    }
+    close_copies();
+  };
+
+  // Keys and values of this pass: computed here, unless store_heads did.
+  const int fresh = a.borrows || a.stored || part.start >= end ? end : part.start > begin ? part.start : begin;
+  if (!a.stored)
+    for (int i = 0; i < a.pieces; ++i) fetch(i, fresh);
+  const int new_heads = 2 * (end - fresh), tasks = new_heads + end_query - first_query;
+  struct Task { HeadArgs from; int row, index, position, which; };
+  const auto task_of = [&](int i) {
+    Task task{a.q, 0, 0, 0, 0};
+    if (i < new_heads) {
+      task.from = a.k;
+      if (i & 1) task.from = a.v;
+      task.row = part.first + fresh + i / 2 - part.start, task.index = kv_head, task.position = fresh + i / 2, task.which = i & 1;
+    } else {
+      const int q = first_query + i - new_heads, row = q / group;
+      task.row = part.first + row, task.index = kv_head * group + q % group, task.position = part.start + (a.borrows ? 0 : row), task.which = i - new_heads;
+    }
+    return task;
+  };
+  Head<4 * PARTS> next;
+  if (warp < tasks) {
+    const Task own = task_of(warp);
+    next.load_constants(own.from, own.position, head);
+  }
+  for (int i = thread(); i < queries; i += attention_threads) {
+    const int row = (first_query + i) / group;
+    const Visible seen = visible(part, part.start + row, cache.window, a.borrows);
+    sees[2 * i] = seen.low, sees[2 * i + 1] = first_query + i < end_query ? seen.high : 0;
   }
   let_next_start();
   wait_for_previous();
-  if (idle) return;
-  if (a.stored) fetch(from, to);
-  close_copies();
-  float* scratch = values + 512 * warp;      // of a warp
-  if (queries_first && warp < group) prepare_head<VALUES>(a.q, constants, row, kv_head * group + warp, head, queries + warp * head);
-  const int tasks = 2 * (to - fresh), own_first = queries_first ? warp + heads_at_once : warp - heads_at_once;
-  for (int task = own_first; task < tasks; task += attention_warps) {
-    const int which = task & 1, j = fresh + task / 2, r = part.first + base + j - part.start;
-    const HeadArgs& from_matmul = which ? a.v : a.k;
-    if (queries_first || task != own_first) constants.load(from_matmul, base + j, head);
-    prepare_head<VALUES>(from_matmul, constants, r, kv_head, head, scratch);
-    void* place = which ? static_cast<void*>(stored + j * head * size) : keys + j * row_bytes(head, type);
-    for (int i = lane; i < head; i += 32) put_cached(place, type, i, scratch[i]);
-    if (r == row) store_head(a, part, row, kv_head, which, scratch);
+  if (a.stored)
+    for (int i = 0; i < a.pieces; ++i) fetch(i, end);
+  if (warp < tasks) {
+    const Task own = task_of(warp);
+    next.load(own.from, own.row, own.index, head);
+  }
+  float* scratch = reinterpret_cast<float*>(work) + whole * warp;
+  for (int i = warp; i < tasks; i += attention_warps) {
+    const Task own = task_of(i);
+    Head<4 * PARTS> now = next;
+    if (i + attention_warps < tasks) {
+      const Task after = task_of(i + attention_warps);
+      next.load_constants(after.from, after.position, head);
+      next.load(after.from, after.row, after.index, head);
+    }
+    now.finish(own.from, head, scratch);
+    if (i < new_heads) {
+      store_head(cache, part, own.position, kv_head, own.which, scratch);
+      const int in_steps = own.position - first_step * step, piece = 2 * (in_steps / step) + own.which;
+      u8* to = slot(piece) + in_steps % step * stride;
+      if (piece < a.pieces)
+        for (int d = lane; d < head; d += 32) put_cached(to, TYPE, d, scratch[d]);
+    } else {
+      const int column = own.which / 8, owner = 4 * (own.which % 8);
+      for (int d = 2 * lane; d < whole; d += 64) {
+        const float unit = TYPE == 1 ? query_unit : 1.0f;
+        const Narrow<terms> even(d < head ? mul(scratch[d], unit) : 0.0f), odd(d + 1 < head ? mul(scratch[d + 1], unit) : 0.0f);
+        SK_UNROLL for (int i = 0; i < terms; ++i) *Piece::at(query_terms + (column * head_steps + d / 16) * Piece::bytes, i, owner + d % 8 / 2, d / 8 % 2) = even.term[i] | odd.term[i] << 16;
+      }
+    }
     meet_lanes();
   }
-  const i64 partial_step = i64(a.splits) * (head + 2);
+  if (pieces > a.pieces && new_heads) share_writes();      // pieces that come later are read from the cache
 
-  for (int first = 0; first < group; first += heads_at_once) {
-    const int heads = group - first < heads_at_once ? group - first : heads_at_once;
-    const int query = kv_head * group + first;
-    if (first == 0) wait_copies<0>();
-    if (first > 0 && warp < heads) {
-      constants.load(a.q, position, head);
-      prepare_head<VALUES>(a.q, constants, row, query + warp, head, queries + warp * head);
+  const float scale = TYPE == 1 ? mul(a.scale, 1.0f / query_unit) : a.scale;
+  const Visible whole_tile{latest.low, earliest.high};     // what every row of it sees
+  float sum[PARTS][COLUMNS][4] = {}, largest[COLUMNS][2], total[COLUMNS][2] = {};
+  SK_UNROLL for (int n = 0; n < COLUMNS; ++n) largest[n][0] = largest[n][1] = -__builtin_inff();
+  for (int i = 0; i < steps; ++i) {
+    const int base = (first_step + i) * step, from = base < begin ? begin - base : 0, to = end - base < step ? end - base : step;
+    if (a.pieces == 1 && i) {
+      barrier();
+      fetch(2 * i - 1 + a.pieces, end);
     }
+    wait_pieces(a.pieces - 2);
     barrier();
-    // A thread a position, query head and 128 values of the head.
-    const int parts = attention_threads / heads_at_once / span, long_part = (head / parts + 7) / 8 * 8;
+    if (a.pieces > 1 || i == 0) {
+      if (i) fetch(2 * i - 1 + a.pieces, end);
+      else close_copies();
+    }
+    // Scores of 16 positions.
+    const bool active = 16 * tile + 16 > from && 16 * tile < to;
+    float score[COLUMNS][4];
     {
-      const int j = thread() % span, h = thread() / span / parts, p = thread() / span % parts;
-      if (h < heads && j >= from && j < to) {
-        F4 sum{};
-        const u8* k = keys + j * row_bytes(head, type);
-        const int end = (p + 1) * long_part < head ? (p + 1) * long_part : head;
-        SK_UNROLL_4 for (int d = p * long_part; d < end; d += 4) {
-          const F4 q = *reinterpret_cast<const F4*>(queries + h * head + d), v = four_cached(k, type, d);
-          sum = {fma(q.x, v.x, sum.x), fma(q.y, v.y, sum.y), fma(q.z, v.z, sum.z), fma(q.w, v.w, sum.w)};
-        }
-        scores[(p * heads_at_once + h) * span + j] = add(add(sum.x, sum.y), add(sum.z, sum.w));
-      }
-    }
-    barrier();
-    for (int h = warp; h < heads; h += attention_warps) {
-      float largest = -__builtin_inff();
-      for (int j = lane; j < span; j += 32) {
-        if (j < from || j >= to) continue;
-        float s = scores[h * span + j];
-        for (int p = 1; p < parts; ++p) s = add(s, scores[(p * heads_at_once + h) * span + j]);
-        s = mul(s, a.scale);
-        scores[h * span + j] = s;
-        largest = larger(s, largest);
-      }
-      largest = largest_lane(largest);
-      float total = 0.0f;
-      for (int j = lane; j < span; j += 32) {
-        const float e = j >= from && j < to ? exponential(add(scores[h * span + j], -largest)) : 0.0f;
-        scores[h * span + j] = e;
-        total = add(total, e);
-      }
-      total = sum_lanes(total);
-      if (lane == 0) {
-        float* out = a.partial + (i64(row) * a.heads + query + h) * partial_step + i64(offset) * (head + 2) + head;
-        out[0] = largest;
-        out[1] = total;
-      }
-    }
-    barrier();
-    // Four columns a thread.
-    const int runs = HEAD || VALUES > 4 ? (VALUES == 4 ? stretches(head) : VALUES == 8 ? 4 : 2) : stretches(head), length = span / runs, threads = attention_threads / runs;
-    const int which = thread() / threads, start = which * length;
-    for (int d = 4 * (thread() % threads); d < head; d += 4 * threads) {
-      F4 sums[heads_at_once] = {};
-      const int begin = from > start ? from : start, end = to < start + length ? to : start + length;
-      for (int j = begin; j < end; ++j) {
-        const F4 v = four_cached(stored, type, i64(j) * head + d);
-        SK_UNROLL for (int h = 0; h < heads_at_once; ++h) {
-          if (h >= heads) continue;
-          const float w = scores[h * span + j];
-          sums[h] = {fma(w, v.x, sums[h].x), fma(w, v.y, sums[h].y), fma(w, v.z, sums[h].z), fma(w, v.w, sums[h].w)};
+      float rest[COLUMNS][4] = {};
+      SK_UNROLL for (int n = 0; n < COLUMNS; ++n)
+        SK_UNROLL for (int c = 0; c < 4; ++c) score[n][c] = 0.0f;
+      if (active) {
+        const u8* keys = slot(2 * i) + 16 * tile * stride;
+        SK_UNROLL for (int k = 0; k < most_steps; ++k) {
+          const int of_head = most_steps * part_of_head + k;
+          if (of_head >= head_steps) break;
+          Cached<TYPE> key;
+          key.load_keys(keys + 16 * size * of_head, stride);
+          SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
+            Piece q;
+            q.load(query_terms + (n * head_steps + of_head) * Piece::bytes);
+            multiply<TYPE>(score[n], rest[n], key, q);
+          }
         }
       }
-      SK_UNROLL for (int h = 0; h < heads_at_once; ++h)
-        if (h < heads) *reinterpret_cast<F4*>(values + (h * runs + which) * head + d) = sums[h];
+      SK_UNROLL for (int n = 0; n < COLUMNS; ++n)
+        SK_UNROLL for (int c = 0; c < 4; ++c) score[n][c] = add(score[n][c], rest[n][c]);
+    }
+    if constexpr (PARTS > 1) {                   // columns are shared out among the warps that have parts of the same positions
+      F4* exchanged = reinterpret_cast<F4*>(work);
+      SK_UNROLL for (int n = 0; n < COLUMNS; ++n)
+        exchanged[((part_of_head * tiles + tile) * COLUMNS + n) * 32 + lane] = {score[n][0], score[n][1], score[n][2], score[n][3]};
+      barrier();
+      SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
+        if (n % PARTS != part_of_head) continue;
+        SK_UNROLL for (int p = 0; p < PARTS; ++p) {
+          const F4 s = exchanged[((p * tiles + tile) * COLUMNS + n) * 32 + lane];
+          if (p == 0) score[n][0] = s.x, score[n][1] = s.y, score[n][2] = s.z, score[n][3] = s.w;
+          else score[n][0] = add(score[n][0], s.x), score[n][1] = add(score[n][1], s.y), score[n][2] = add(score[n][2], s.z), score[n][3] = add(score[n][3], s.w);
+        }
+      }
+    }
+    const bool masks = base < whole_tile.low || base + step > whole_tile.high;
+    SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
+      if (PARTS > 1 && n % PARTS != part_of_head) continue;
+      float most[2] = {-__builtin_inff(), -__builtin_inff()};
+      SK_UNROLL for (int c = 0; c < 4; ++c) {
+        score[n][c] = mul(score[n][c], scale);
+        if (masks) {
+          const int position = base + 16 * tile + g + 8 * (c >> 1), query = 8 * n + 2 * t + (c & 1);
+          if (position < sees[2 * query] || position >= sees[2 * query + 1]) score[n][c] = -__builtin_inff();
+        }
+        most[c & 1] = larger(score[n][c], most[c & 1]);
+      }
+      SK_UNROLL for (int c = 0; c < 2; ++c) {
+        most[c] = larger(most[c], other_lane<4>(most[c]));
+        most[c] = larger(most[c], other_lane<8>(most[c]));
+        most[c] = larger(most[c], other_lane<16>(most[c]));
+        if (g == 0) told[(8 * n + 2 * t + c) * query_stride + tile] = most[c];
+      }
     }
     barrier();
-    for (int i = thread(); i < heads * head; i += attention_threads) {
-      const int h = i / head, d = i % head;
-      float v = values[h * runs * head + d];
-      for (int s = 1; s < runs; ++s) v = add(v, values[(h * runs + s) * head + d]);
-      a.partial[(i64(row) * a.heads + query + h) * partial_step + i64(offset) * (head + 2) + d] = v;
+    fetch(2 * i + a.pieces, end);
+    // Weights by the largest score so far.
+    SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
+      float old_factor[2];
+      SK_UNROLL for (int c = 0; c < 2; ++c) {
+        const float* of_tiles = told + (8 * n + 2 * t + c) * query_stride;
+        float now = largest[n][c];
+        if constexpr (tiles >= 4)
+          SK_UNROLL for (int i = 0; i < tiles; i += 4) {
+            const F4 m = *reinterpret_cast<const F4*>(of_tiles + i);
+            now = larger(larger(larger(m.x, m.y), larger(m.z, m.w)), now);
+          }
+        else now = larger(larger(of_tiles[0], of_tiles[1]), now);
+        old_factor[c] = now == largest[n][c] ? 1.0f : exponential(add(largest[n][c], -now));
+        largest[n][c] = now;
+      }
+      SK_UNROLL for (int d = 0; d < PARTS; ++d)
+        SK_UNROLL for (int c = 0; c < 4; ++c) sum[d][n][c] = mul(sum[d][n][c], old_factor[c & 1]);
+      if (PARTS > 1 && n % PARTS != part_of_head) continue;
+      float weight[4];
+      SK_UNROLL for (int c = 0; c < 4; ++c) weight[c] = score[n][c] == -__builtin_inff() ? 0.0f : exponential(add(score[n][c], -largest[n][c & 1]));
+      SK_UNROLL for (int c = 0; c < 2; ++c) total[n][c] = fma(total[n][c], old_factor[c], add(weight[c], weight[c + 2]));
+      Piece narrow;
+      const Narrow<terms> w0(weight[0]), w1(weight[1]), w2(weight[2]), w3(weight[3]);
+      SK_UNROLL for (int i = 0; i < terms; ++i) {
+        narrow.word[i][0] = turned(w0.term[i] | w1.term[i] << 16);
+        narrow.word[i][1] = turned(w2.term[i] | w3.term[i] << 16);
+      }
+      narrow.store(work + (n * tiles + tile) * Piece::bytes);
     }
-    share_writes();
+    wait_pieces(a.pieces - 1);
     barrier();
+    // Values times weights.
+    {
+      float rest[PARTS][COLUMNS][4] = {};
+      const u8* values = slot(2 * i + 1);
+      for (int k = from / 16; k < (to + 15) / 16; ++k) {
+        Cached<TYPE> value[PARTS];
+        SK_UNROLL for (int d = 0; d < PARTS; ++d)
+          if (warp + attention_warps * d < head_steps) value[d].load_values(values + 16 * k * stride + 16 * size * (warp + attention_warps * d), stride);
+        SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
+          Piece w;
+          w.load(work + (n * tiles + k) * Piece::bytes);
+          SK_UNROLL for (int d = 0; d < PARTS; ++d)
+            if (warp + attention_warps * d < head_steps) multiply<TYPE>(sum[d][n], rest[d][n], value[d], w);
+        }
+      }
+      SK_UNROLL for (int d = 0; d < PARTS; ++d)
+        SK_UNROLL for (int n = 0; n < COLUMNS; ++n)
+          SK_UNROLL for (int c = 0; c < 4; ++c) sum[d][n][c] = add(sum[d][n][c], rest[d][n][c]);
+    }
   }
-
-  if (thread() == 0) *is_last = arrives_last(a.arrived + row * cache.kv_heads + kv_head, count);
+  wait_copies<0>();
   barrier();
-  if (!*is_last) return;
-  float *joined = values, *of_splits = joined + heads_at_once * join_splits * 2, *carried = of_splits + heads_at_once * join_splits, *totals = carried + heads_at_once;
-  for (int first = 0; first < group; first += heads_at_once) {
-    const int heads = group - first < heads_at_once ? group - first : heads_at_once;
-    const int query = kv_head * group + first;
-    const float* from_heads = a.partial + (i64(row) * a.heads + query) * partial_step;
-    constexpr int own = heads_at_once * VALUES * 32 / attention_threads, few = 8;
-    float sums[own] = {};
-    if (count <= few) {                          // all loads at once; the same steps as below
-      float value[own][few];
-      SK_UNROLL for (int i = 0; i < own; ++i) {
-        const int at = thread() + attention_threads * i, h = at / head, d = at % head;
-        SK_UNROLL for (int s = 0; s < few; ++s) value[i][s] = at < heads * head && s < count ? from_heads[h * partial_step + i64(s) * (head + 2) + d] : 0.0f;
+
+  // Results by query, through shared memory.
+  float* results = reinterpret_cast<float*>(dynamic_shared());
+  const int result_stride = whole + 4;
+  SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
+    SK_UNROLL for (int d = 0; d < PARTS; ++d)
+      if (warp + attention_warps * d < head_steps)
+        SK_UNROLL for (int c = 0; c < 4; ++c) results[(8 * n + 2 * t + (c & 1)) * result_stride + 16 * (warp + attention_warps * d) + g + 8 * (c >> 1)] = sum[d][n][c];
+    SK_UNROLL for (int c = 0; c < 2; ++c) {
+      const int query = 8 * n + 2 * t + c;
+      if (PARTS == 1 || n % PARTS == part_of_head) {
+        float own = total[n][c];
+        own = add(own, other_lane<4>(own));
+        own = add(own, other_lane<8>(own));
+        own = add(own, other_lane<16>(own));
+        if (g == 0) told[query * query_stride + tile] = own;
       }
-      float *steps = joined, *inverse = totals;
-      if (warp == 0) {                           // a lane a head and split
-        const int h = lane / few, s = lane % few;
-        const bool real = h < heads && s < count;
-        const float* from = from_heads + h * partial_step + i64(s) * (head + 2) + head;
-        const float m = real ? from[0] : -__builtin_inff();
-        of_splits[lane] = real ? from[1] : 0.0f;
-        float all = m, earlier = -__builtin_inff();
-        const auto scan = [&](float other, int mask) {
-          if (lane & mask) earlier = larger(earlier, other);
-          all = larger(all, other);
-        };
-        scan(other_lane<1>(all), 1), scan(other_lane<2>(all), 2), scan(other_lane<4>(all), 4);
-        const float both = larger(earlier, m);
-        steps[2 * lane] = exponential(add(earlier, -both));
-        steps[2 * lane + 1] = exponential(add(m, -both));
-        meet_lanes();
-        if (lane < heads) {
-          float total = 0.0f;
-          for (int i = 0; i < count; ++i) total = fma(of_splits[few * lane + i], steps[2 * (few * lane + i) + 1], mul(total, steps[2 * (few * lane + i)]));
-          inverse[lane] = divide(1.0f, total);
-        }
-      }
-      barrier();
-      SK_UNROLL for (int i = 0; i < own; ++i) {
-        const int at = thread() + attention_threads * i, h = at / head;
-        if (at - lane >= heads * head) break;
-        float v = 0.0f;
-        if (at < heads * head) {
-          SK_UNROLL for (int s = 0; s < few; ++s)
-            if (s < count) v = fma(value[i][s], steps[2 * (few * h + s) + 1], mul(v, steps[2 * (few * h + s)]));
-          v = mul(v, inverse[h]);
-        }
-        finish_value(a, head, row, query, at, at < heads * head, v);
-      }
-      barrier();
+      if (warp == 0 && g == 0) told[query * query_stride + 8] = largest[n][c];
+    }
+  }
+  barrier();
+  const auto total_of = [&](int query) {
+    float sum_of_tiles = told[query * query_stride];
+    SK_UNROLL for (int i = 1; i < tiles; ++i) sum_of_tiles = add(sum_of_tiles, told[query * query_stride + i]);
+    return sum_of_tiles;
+  };
+  const int blocks32 = (head + 31) / 32, results32 = (end_query - first_query) * blocks32;
+  for (int i = warp; i < results32; i += attention_warps) {
+    const int query = i / blocks32, d = 32 * (i % blocks32) + lane, row = part.first + (first_query + query) / group, of_heads = kv_head * group + (first_query + query) % group;
+    const float v = d < head ? results[query * result_stride + d] : 0.0f;
+    if (all.count == 1) {
+      finish_value(a, row, of_heads, d, d < head, mul(v, divide(1.0f, total_of(query))));
       continue;
     }
-    barrier();
-    if (thread() < heads_at_once) carried[thread()] = -__builtin_inff(), totals[thread()] = 0.0f;
-    for (int done = 0; done < count; done += join_splits) {
-      const int now = count - done < join_splits ? count - done : join_splits;
-      barrier();
-      // Of each split: by how much what was before is scaled, and by how much the split is.
-      for (int h = warp; h < heads; h += attention_warps) {
-        float before = carried[h];
-        for (int s = lane; s < (now + 31) / 32 * 32; s += 32) {
-          const float m = s < now ? from_heads[h * partial_step + i64(done + s) * (head + 2) + head] : -__builtin_inff();
-          float all = m, earlier = -__builtin_inff();
-          const auto scan = [&](float other, int mask) {
-            if (lane & mask) earlier = larger(earlier, other);
-            all = larger(all, other);
-          };
-          scan(other_lane<1>(all), 1), scan(other_lane<2>(all), 2), scan(other_lane<4>(all), 4), scan(other_lane<8>(all), 8), scan(other_lane<16>(all), 16);
-          earlier = larger(earlier, before);
-          const float both = larger(earlier, m);
-          if (s < now) {
-            joined[2 * (h * join_splits + s)] = exponential(add(earlier, -both));
-            joined[2 * (h * join_splits + s) + 1] = exponential(add(m, -both));
-            of_splits[h * join_splits + s] = from_heads[h * partial_step + i64(done + s) * (head + 2) + head + 1];
-          }
-          before = larger(before, all);
-        }
-        if (lane == 0) carried[h] = before;
-      }
-      barrier();
-      if (thread() < heads) {
-        const int h = thread();
-        float total = totals[h];
-        for (int s = 0; s < now; ++s) total = fma(of_splits[h * join_splits + s], joined[2 * (h * join_splits + s) + 1], mul(total, joined[2 * (h * join_splits + s)]));
-        totals[h] = total;
-      }
-      SK_UNROLL for (int i = 0; i < own; ++i) {
-        const int at = thread() + attention_threads * i, h = at / head, d = at % head;
-        if (at >= heads * head) break;
-        SK_UNROLL_8 for (int s = 0; s < now; ++s)
-          sums[i] = fma(from_heads[h * partial_step + i64(done + s) * (head + 2) + d], joined[2 * (h * join_splits + s) + 1], mul(sums[i], joined[2 * (h * join_splits + s)]));
-      }
-    }
-    barrier();
-    SK_UNROLL for (int i = 0; i < own; ++i) {
-      const int at = thread() + attention_threads * i;
-      if (at - lane >= heads * head) break;
-      const bool real = at < heads * head;
-      finish_value(a, head, row, query, at, real, real ? mul(sums[i], divide(1.0f, totals[at / head])) : 0.0f);
-    }
+    const Splits own = splits_of(a, {sees[2 * query], sees[2 * query + 1]});
+    if (split < own.first || split >= own.first + own.count) continue;
+    float* partial = partial_of(a, row, of_heads) + i64(split - own.first) * (head + 2);
+    if (d < head) partial[d] = v;
+    if (d == 0) partial[head] = told[query * query_stride + 8], partial[head + 1] = total_of(query);
+  }
+  if (all.count == 1 || !a.joins) return;
+  share_writes();
+  barrier();
+  if (thread() == 0) *is_last = arrives_last(a.arrived + (part_index * a.tiles + query_tile) * cache.kv_heads + kv_head, all.count);
+  barrier();
+  if (!*is_last) return;
+  for (int i = warp; i < results32; i += attention_warps) {
+    const int query = first_query + i / blocks32;
+    join(a, part.first + query / group, kv_head * group + query % group, 32 * (i % blocks32));
   }
 }
 
-#define ATTENTION(name, ...) SK_KERNEL(256, 2) attention_##name(AttentionArgs a) { attend<__VA_ARGS__>(a); }
-SK_KERNEL(256, 3) attention_128_f16(AttentionArgs a) { attend<4, 128, 1>(a); }
-ATTENTION(256_f16, 8, 256, 1)
-ATTENTION(to_128, 4, 0, -1)
-ATTENTION(to_256, 8, 0, -1)
-ATTENTION(to_512, 16, 0, -1)
+#define ATTENTION(name, blocks, ...) SK_KERNEL(256, blocks) attention_##name(AttentionArgs a) { attend<__VA_ARGS__>(a); }
+// name: f16 with heads of 128, 256, else heads up to 128, 256, 512 in f16, bf16, f32; then groups of 8 queries. The host chooses (program.cpp).
+ATTENTION(128_f16_1, 2, 1, 128, 1, 1)
+ATTENTION(128_f16_4, 2, 1, 128, 1, 4)
+ATTENTION(128_f16_8, 1, 1, 128, 1, 8)
+ATTENTION(256_f16_1, 2, 2, 256, 1, 1)
+ATTENTION(256_f16_4, 1, 2, 256, 1, 4)
+ATTENTION(256_f16_8, 1, 2, 256, 1, 8)
+ATTENTION(to_128_f16_4, 2, 1, 0, 1, 4)
+ATTENTION(to_256_f16_4, 1, 2, 0, 1, 4)
+ATTENTION(to_512_f16_1, 1, 4, 0, 1, 1)
+ATTENTION(to_512_f16_4, 1, 4, 0, 1, 4)
+ATTENTION(to_128_bf16_4, 1, 1, 0, 2, 4)
+ATTENTION(to_256_bf16_4, 1, 2, 0, 2, 4)
+ATTENTION(to_512_bf16_4, 1, 4, 0, 2, 4)
+ATTENTION(to_128_f32_4, 1, 1, 0, 0, 4)
+ATTENTION(to_256_f32_4, 1, 2, 0, 0, 4)
+ATTENTION(to_512_f32_4, 1, 4, 0, 0, 4)
 #undef ATTENTION
 
 }  // namespace skipstone::gpu

@@ -9,13 +9,18 @@ SK_DEVICE void* chunk_of(const unsigned long long* chunks, int capacity, const C
   return reinterpret_cast<void*>(chunks[i64(c.state) * capacity + (c.ring ? chunk % c.ring : chunk)]);
 }
 
-// Four values side by side; i is a multiple of 4.
-SK_DEVICE F4 four_cached(const void* chunk, int type, i64 i) {
-  if (type == 0) return *reinterpret_cast<const F4*>(static_cast<const float*>(chunk) + i);
-  struct alignas(8) Two { u32 low, high; };
-  const Two h = *reinterpret_cast<const Two*>(static_cast<const u16*>(chunk) + i);
-  if (type == 1) return {from_half(h.low & 0xffffu), from_half(h.low >> 16), from_half(h.high & 0xffffu), from_half(h.high >> 16)};
-  return {bits<float>(h.low << 16), bits<float>(h.low & 0xffff0000u), bits<float>(h.high << 16), bits<float>(h.high & 0xffff0000u)};
+// A value to the cache. What f16 cannot hold becomes the largest it can: an infinite value would reach rows that do not see it, as 0 * infinity.
+SK_DEVICE void put_cached(void* to, int type, i64 i, float v) {
+  if (type == 0) static_cast<float*>(to)[i] = v;
+  else static_cast<u16*>(to)[i] = static_cast<u16>(type == 1 ? to_half(v > 65504.0f ? 65504.0f : v < -65504.0f ? -65504.0f : v) : to_brain(v));
+}
+
+// A position's key (which 0) or value to the cache, by one warp. (Caches in blocks: here the blocks are made, and put_cached puts into shared memory what
+// reads back from them; attend's `fetch` turns blocks into f16 on the way to shared memory, and everything else stays as it is.)
+SK_DEVICE void store_head(const Cache& c, const PartRecord& part, int position, int kv_head, int which, const float* from) {
+  void* chunk = chunk_of(part.chunks, part.capacity, c, position / chunk_positions);
+  const i64 at = (i64(which * c.kv_heads + kv_head) * chunk_positions + position % chunk_positions) * c.head;
+  for (int i = thread() & 31; i < c.head; i += 32) put_cached(chunk, c.type, at + i, from[i]);
 }
 
 struct Visible { int low, high; };       // positions low .. high - 1

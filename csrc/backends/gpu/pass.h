@@ -50,23 +50,49 @@ struct HeadArgs {
 };
 struct AttentionArgs {
   HeadArgs q, k, v;
-  float* partial;                        // per row, head and split: head values, largest, total
-  int* arrived;                          // per row and kv head
+  float* partial;                        // per row, head and split (counted from the row's first): head values, largest, total
+  int* arrived;                          // per tile of queries and kv head
   PassTables pass;
   Cache cache;
   float scale;
-  int heads, borrows, rows, splits;      // splits: of the grid, counted from a row's first visible one
+  int heads, borrows, rows;
+  int parts, tiles, splits, pieces;      // of the grid: parts of the pass, tiles of queries a part, splits a tile; pieces of the cache on their way
+  int joins;                             // the block that finishes a tile's last split joins them; else attention_join does
   int stored;                            // k and v of the pass are in the cache already (store_heads)
   int gated;                             // a head's gate follows its q: results are times sigmoid(gate)
   float* y;                              // rows x heads * head; null: not wanted
   unsigned char* to;                     // quantized; null: not wanted
   long long to_more;
 };
-// Positions that one block looks at: by the head's size alone, so that a row's bits depend on nothing else.
-SK_BOTH constexpr int split_positions(int head) { return head <= 128 ? 64 : head <= 256 ? 32 : 16; }
+// Where a cache is split: by position alone, so that a row's bits depend on nothing else. The first split suffices for short texts, then they are short
+// enough for many blocks to share a text of some thousand positions, and long where there are many anyhow. Windows see few positions of any text.
+SK_BOTH constexpr int split_of(int position, int window) {
+  if (position < 512) return window ? position / 256 : 0;
+  if (window || position < 4096) return position / 256 - (window ? 0 : 1);
+  return position < 16384 ? 15 + (position - 4096) / 512 : 39 + (position - 16384) / 1024;
+}
+SK_BOTH constexpr int split_start(int split, int window) {
+  if (window) return 256 * split;
+  return split == 0 ? 0 : split < 15 ? 256 * (split + 1) : split < 39 ? 4096 + 512 * (split - 15) : 16384 + 1024 * (split - 39);
+}
+// A block multiplies so many positions by up to 8 * columns queries at once; keys and values of them are a piece each in shared memory.
+SK_BOTH constexpr int step_positions(int head) { return head <= 128 ? 128 : head <= 256 ? 64 : 32; }
 SK_BOTH constexpr int cache_bytes(int type) { return type == 0 ? 4 : 2; }
-SK_BOTH constexpr int row_bytes(int head, int type) { return head * cache_bytes(type) + 16; }      // of keys in shared memory, without bank conflicts
-SK_BOTH constexpr int attention_shared(int head, int type) { return split_positions(head) * (row_bytes(head, type) + head * cache_bytes(type)); }
+SK_BOTH constexpr int whole_head(int head) { return (head + 15) / 16 * 16; }
+SK_BOTH constexpr int row_bytes(int head, int type) { return whole_head(head) * cache_bytes(type) + 16; }      // in shared memory, without bank conflicts
+SK_BOTH constexpr int piece_bytes(int head, int type) { return step_positions(head) * row_bytes(head, type); }
+SK_BOTH constexpr int query_bytes(int head, int type, int columns) { return columns * whole_head(head) / 16 * (type == 1 ? 512 : 768); }
+// Weights of the values, and before that what else a step needs: sums of parts of a head, a head a warp in preparation.
+SK_BOTH constexpr int work_bytes(int head, int type, int columns) {
+  const int weights = columns * step_positions(head) / 16 * (type == 1 ? 512 : 768), sums = head > 128 ? 4096 * columns : 0, scratch = 32 * whole_head(head);
+  const int most = weights > sums ? weights : sums;
+  return most > scratch ? most : scratch;
+}
+constexpr int query_stride = 12;     // floats a query of what warps tell each other
+SK_BOTH constexpr int attention_shared(int head, int type, int columns, int pieces) {
+  const int results = 8 * columns * (whole_head(head) + 4) * 4, ring = pieces * piece_bytes(head, type) + query_bytes(head, type, columns) + work_bytes(head, type, columns);
+  return (ring > results ? ring : results) + 8 * columns * (query_stride + 4) * 4;
+}
 
 // One value head of a gated delta-net. State of a layer, in floats from `offset` on:
 //   matrix [value head][head][head];  gamma [value head][32];  k, delta [value head][32][head];  inputs [64][channels]

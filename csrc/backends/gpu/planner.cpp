@@ -144,8 +144,7 @@ void GpuProgram::Planner::fuse_attention(int index) {
       f.out = g.outputs[0];
     }
   }
-  // Blocks of 32 activations must not reach over what one block of the kernel has at once.
-  f.quantizes = only_multiplied(f.out) && heads / kv_heads * head % unit_rows == 0 && heads / kv_heads % 4 * head % unit_rows == 0;
+  f.quantizes = only_multiplied(f.out) && head % unit_rows == 0;      // a warp makes a block of 32 activations
 }
 
 void GpuProgram::Planner::flush() {
@@ -368,7 +367,7 @@ void GpuProgram::Planner::add_attention(const Attributes& a, const Fused& f) {
   }
   p_.borrows_ = p_.borrows_ || borrows;
   p_.attention_floats_ = std::max(p_.attention_floats_, heads * (head + 2));
-  p_.most_kv_heads_ = std::max(p_.most_kv_heads_, kv_heads);
+  p_.most_heads_ = std::max(p_.most_heads_, heads);
   Step& s = kernel(Kind::attention);
   AttentionArgs& t = s.attention;
   t.cache = {static_cast<int>(state), 0, static_cast<int>(kv_heads), static_cast<int>(head), static_cast<int>(window), 0};

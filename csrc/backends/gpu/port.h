@@ -63,6 +63,7 @@ SK_DEVICE float from_half(u32 h) {
   return f;
 }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return __shfl_xor_sync(~0u, v, MASK, 32); }
+SK_DEVICE u32 from_lane(u32 v, int lane) { return __shfl_sync(~0u, v, lane, 32); }
 SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 // Programmatic dependent launch: weights may be asked for before the kernel in front has finished, activations may not.
 SK_DEVICE void let_next_start() {
@@ -283,6 +284,104 @@ template <bool SIGNED> SK_DEVICE Product emulated_product(const u32 (&own)[6], i
 template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) { return emulated_product<SIGNED>({a.x, a.y, a.z, a.w, b0, b1}, from, 2); }
 SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) { return emulated_product<true>({a0, a1, 0, 0, b, 0}, from, 1); }
 #endif
+#endif
+
+// c[16 x 8] += a[16 x 16] * b[16 x 8] in narrow floats with float sums. Lane (g, t) holds, two values a register,
+//   a0, a1: rows g, g + 8, positions 2t, 2t + 1;  a2, a3: the same rows, positions 8 + 2t ..;  b0, b1: column g, positions 2t .. and 8 + 2t ..;  c as above.
+// A row's results depend on its row of a and the column of b alone; in which order the 16 products are added is the card's own.
+SK_DEVICE float wide(u32 narrow, bool brain) { return brain ? bits<float>(narrow << 16) : from_half(narrow); }
+#if SK_EMULATED
+template <bool BRAIN> SK_DEVICE void multiply_narrow(float c[4], const U4& a, u32 b0, u32 b1) {
+  const u32 own[6] = {a.x, a.y, a.z, a.w, b0, b1};
+  const auto* all = emulate::fragments(own);
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
+  for (int i = 0; i < 4; ++i)
+    for (int k = 0; k < 16; ++k) {
+      const int shift = 16 * (k & 1), in = k % 8 / 2;
+      const u32 left = all[4 * g + in][2 * (k >> 3) + (i >> 1)], right = all[4 * (2 * t + (i & 1)) + in][4 + (k >> 3)];
+      c[i] = fma(wide((left >> shift) & 0xffffu, BRAIN), wide((right >> shift) & 0xffffu, BRAIN), c[i]);
+    }
+}
+#else
+// Without such an instruction lanes trade their registers.
+template <bool BRAIN> SK_DEVICE void trade_narrow(float c[4], const U4& a, u32 b0, u32 b1) {
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
+  for (int half = 0; half < 2; ++half)
+    for (int in = 0; in < 4; ++in) {
+      const u32 row0 = from_lane(half ? a.z : a.x, 4 * g + in), row8 = from_lane(half ? a.w : a.y, 4 * g + in);
+      const u32 column0 = from_lane(half ? b1 : b0, 8 * t + in), column1 = from_lane(half ? b1 : b0, 8 * t + 4 + in);
+      for (int shift = 0; shift < 32; shift += 16) {
+        const float r0 = wide((row0 >> shift) & 0xffffu, BRAIN), r8 = wide((row8 >> shift) & 0xffffu, BRAIN);
+        const float c0 = wide((column0 >> shift) & 0xffffu, BRAIN), c1 = wide((column1 >> shift) & 0xffffu, BRAIN);
+        c[0] = fma(r0, c0, c[0]), c[1] = fma(r0, c1, c[1]), c[2] = fma(r8, c0, c[2]), c[3] = fma(r8, c1, c[3]);
+      }
+    }
+}
+#if SK_CUDA
+template <bool BRAIN> SK_DEVICE void multiply_narrow(float c[4], const U4& a, u32 b0, u32 b1) {
+#if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
+  if constexpr (BRAIN)
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+  else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+#else
+  if constexpr (BRAIN) {
+    trade_narrow<true>(c, a, b0, b1);
+  } else {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a.x), "r"(a.y), "r"(b0));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a.z), "r"(a.w), "r"(b1));
+  }
+#endif
+}
+#else
+template <bool BRAIN> SK_DEVICE void multiply_narrow(float c[4], const U4& a, u32 b0, u32 b1) { trade_narrow<BRAIN>(c, a, b0, b1); }
+#endif
+#endif
+
+// The a of 16 x 16 narrow values in shared memory, rows `stride` bytes (a multiple of 16) apart: as they lie, or turned (what lies in a row is a column of a).
+#if SK_CUDA
+SK_DEVICE U4 matrix_rows(const u8* from, int stride) {
+  const int lane = thread() & 31;
+  const u32 at = static_cast<u32>(__cvta_generic_to_shared(from + (lane & 15) * stride + (lane >> 4) * 16));
+  U4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+  return v;
+}
+SK_DEVICE U4 matrix_columns(const u8* from, int stride) {
+  const int lane = thread() & 31;
+  const u32 at = static_cast<u32>(__cvta_generic_to_shared(from + ((lane & 7) + (lane >> 4) * 8) * stride + (lane >> 3 & 1) * 16));
+  U4 v;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+  return v;
+}
+// Of 8 x 8 narrow values, a lane (g, t) with row g's 2t and 2t + 1: the same of the turned matrix.
+SK_DEVICE u32 turned(u32 v) {
+  u32 out;
+  asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
+  return out;
+}
+#else
+SK_DEVICE U4 matrix_rows(const u8* from, int stride) {
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
+  const auto at = [&](int row, int column) { return *reinterpret_cast<const u32*>(from + row * stride + 2 * column); };
+  return {at(g, 2 * t), at(g + 8, 2 * t), at(g, 8 + 2 * t), at(g + 8, 8 + 2 * t)};
+}
+SK_DEVICE U4 matrix_columns(const u8* from, int stride) {
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
+  const auto at = [&](int row, int column) {
+    const u8* p = from + row * stride + 2 * column;
+    return static_cast<u32>(*reinterpret_cast<const u16*>(p)) | static_cast<u32>(*reinterpret_cast<const u16*>(p + stride)) << 16;
+  };
+  return {at(2 * t, g), at(2 * t, g + 8), at(8 + 2 * t, g), at(8 + 2 * t, g + 8)};
+}
+SK_DEVICE u32 turned(u32 v) {
+  const int lane = thread() & 31, g = lane >> 2, t = lane & 3, from = 8 * t + (g >> 1), shift = 16 * (g & 1);
+  return ((from_lane(v, from) >> shift) & 0xffffu) | ((from_lane(v, from + 4) >> shift) & 0xffffu) << 16;
+}
 #endif
 
 }  // namespace skipstone::gpu

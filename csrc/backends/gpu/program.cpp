@@ -21,6 +21,19 @@ int bucket(int64_t n) {
   return b;
 }
 
+// Of attention: which of its forms suits a head and so many queries of a key/value head in a part. Which one runs changes no bit.
+struct AttentionForm {
+  std::string name;
+  int columns;                           // groups of 8 queries
+};
+AttentionForm attention_form(int head, int type, int queries) {
+  const bool common = type == 1 && (head == 128 || head == 256);
+  int columns = queries <= 8 && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
+  const std::string size = common ? std::to_string(head) : head <= 128 ? "to_128" : head <= 256 ? "to_256" : "to_512";
+  return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : "_f32_") + std::to_string(columns), columns};
+}
+constexpr int most_queries = 64;         // of a block of attention
+
 }  // namespace
 
 GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widths, std::vector<StateSpec> states, const std::vector<Attributes>& operations)
@@ -31,7 +44,7 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
   tables_ = Memory(driver_, tables_bytes);
   pass_ = {reinterpret_cast<const PartRecord*>(tables_.address() + records_at), reinterpret_cast<const int*>(tables_.address() + part_of_at),
            reinterpret_cast<const int*>(tables_.address() + position_at), reinterpret_cast<const int*>(tables_.address() + wanted_at)};
-  arrived_ = Memory(driver_, pass_rows * most_kv_heads_ * 4);
+  arrived_ = Memory(driver_, pass_rows * most_heads_ * 4);
   driver_->zero(arrived_.address(), arrived_.bytes());
   for (size_t s = 0; s < steps_.size(); ++s)
     for (size_t i = 0; i < steps_[s].pieces.size(); ++i) {
@@ -215,9 +228,29 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
   }
   a.stored = !a.borrows && shape.rows > most_rows;
   if (a.stored) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
-  const int head = a.cache.head;
-  const char* name = a.cache.type == 1 && head == 128 ? "attention_128_f16" : a.cache.type == 1 && head == 256 ? "attention_256_f16" : head <= 128 ? "attention_to_128" : head <= 256 ? "attention_to_256" : "attention_to_512";
-  driver_->launch(name, shape.rows * a.cache.kv_heads * shape.splits, 256, &a, attention_shared(a.cache.head, a.cache.type));
+  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads));
+  a.parts = shape.parts;
+  a.tiles = (shape.longest * (a.heads / a.cache.kv_heads) + 8 * form.columns - 1) / (8 * form.columns);
+  a.splits = shape.splits;
+  const int blocks = a.parts * a.tiles * a.splits * a.cache.kv_heads, shared = attention_shared(a.cache.head, a.cache.type, form.columns, 1);
+  a.pieces = attention_pieces(a.cache.head, a.cache.type, form.columns, blocks);
+  // What the last block of a tile has to join, it joins alone.
+  a.joins = int64_t{8} * form.columns * a.splits * a.cache.head <= int64_t{8} << 10 || a.splits == 1;
+  if (shared > driver_->info().shared_a_block) throw ModelError("attention needs more shared memory than was found before");
+  driver_->launch(form.name.c_str(), blocks, 256, &a, attention_shared(a.cache.head, a.cache.type, form.columns, a.pieces));
+  if (!a.joins) driver_->launch("attention_join", (shape.rows * a.heads * ((a.cache.head + 31) / 32) + 7) / 8, 256, &a);
+}
+
+// Pieces of the cache on their way in a block: as many as fit, but two blocks a processor where there are so many.
+int GpuProgram::attention_pieces(int head, int type, int columns, int blocks) const {
+  const DeviceInfo& card = driver_->info();
+  const auto fit = [&](int bytes) {
+    int pieces = 6;
+    while (pieces > 1 && attention_shared(head, type, columns, pieces) > bytes) --pieces;
+    return pieces;
+  };
+  const int alone = fit(card.shared_a_block - 64), together = fit(std::min(card.shared_a_block, card.shared_a_processor / 2 - 1024) - 64);
+  return blocks > card.processors && columns < 8 && together >= 2 ? together : alone;
 }
 
 // Up to 16 wanted rows from the first-th on.
@@ -278,17 +311,16 @@ void GpuProgram::issue(const Shape& shape) {
   if (shape.wanted && shape.wanted <= most_rows) issue_head(0, shape.wanted, shape.want);
 }
 
-// Of the attention step that needs most.
-int GpuProgram::most_splits(const std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions) const {
-  int64_t most = 1;
+// Of the attention step and the tile of queries that need most: a tile's rows see no more than its first and its last one do.
+int GpuProgram::most_splits(const std::vector<PartRecord>& records) const {
+  int most = 1;
   for (const Step& s : steps_) {
     if (s.kind != Kind::attention) continue;
-    const Cache& c = s.attention.cache;
-    const int64_t span = split_positions(c.head);
-    for (size_t r = 0; r < positions.size(); ++r) {
-      const PartRecord& part = records[static_cast<size_t>(part_of[r])];
-      const int64_t high = s.attention.borrows ? part.borrowed_length : positions[r] + 1, low = c.window ? std::max<int64_t>(0, high - c.window) : 0;
-      most = std::max(most, (high + span - 1) / span - low / span);
+    const int window = s.attention.cache.window;
+    for (const PartRecord& part : records) {
+      const int rows = s.attention.borrows ? 1 : part.rows, high = s.attention.borrows ? part.borrowed_length : part.start + rows;
+      const int earliest = s.attention.borrows ? high : std::max(part.start + 1, high - most_queries + 1);
+      most = std::max(most, split_of(high - 1, window) - split_of(window ? std::max(0, earliest - window) : 0, window) + 1);
     }
   }
   return bucket(most);
@@ -300,8 +332,8 @@ int64_t GpuProgram::rows_that_fit(int64_t longest) const {
   int64_t splits = 1;
   for (const Step& s : steps_)
     if (s.kind == Kind::attention) {
-      const int64_t window = s.attention.cache.window, span = split_positions(s.attention.cache.head);
-      splits = std::max(splits, (window && window < longest ? window : longest) / span + 2);
+      const int64_t window = s.attention.cache.window;
+      splits = std::max<int64_t>(splits, window && window < longest ? window / 256 + 3 : split_of(static_cast<int>(longest), 0) + 1);
     }
   return std::clamp<int64_t>(most_bytes / std::max<int64_t>(1, 4 * splits * attention_floats_) / most_rows * most_rows, most_rows, pass_rows);
 }
@@ -329,7 +361,9 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   if (input_buffer_ >= 0) driver_->write(reinterpret_cast<Address>(buffer(input_buffer_)), hidden, rows * input_width_ * 4);
 
   // Its shape, and the memory that follows from it.
-  Shape shape{rows, static_cast<int>(records.size()), most_splits(records, part_of, positions), asked <= most_rows ? asked : 0, static_cast<int>(want), 0};
+  Shape shape{rows, static_cast<int>(records.size()), 1, most_splits(records), asked <= most_rows ? asked : 0, static_cast<int>(want), 0};
+  for (const PartRecord& r : records) shape.longest = std::max(shape.longest, r.rows);
+  if (records.size() > 1) shape.longest = std::min(rows, bucket(shape.longest));
   for (Step& s : steps_) {
     if (s.kind != Kind::attention) continue;
     Cache& c = s.attention.cache;
@@ -342,10 +376,10 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
       c.ring = real.ring;
       forget_recordings();
     }
-    if (attention_shared(c.head, shape.cache_type) + 28 * 1024 > driver_->info().shared_a_block)
+    if (attention_shared(c.head, shape.cache_type, attention_form(c.head, shape.cache_type, most_queries).columns, 1) + 64 > driver_->info().shared_a_block)
       throw DeviceError(driver_->info().name + " (" + driver_->info().description + ") has too little shared memory for heads of " + std::to_string(c.head) + " in a cache of this kv_type; use kv_type='f16'");
   }
-  grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);
+  if (shape.splits > 1) grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);
   grow(work_, int64_t{bucket(shape.parts)} * delta_work_ * 4);
 
   if (recordings_.size() >= most_recordings && !recordings_.count(shape)) forget_recordings();

@@ -67,7 +67,7 @@ class GpuProgram {
     int64_t offset = 0;
   };
   struct Shape {                         // of a pass: what its kernels' grids follow from
-    int rows, parts, splits, wanted, want, cache_type;
+    int rows, parts, longest, splits, wanted, want, cache_type;      // longest: rows of the part with the most
     auto operator<=>(const Shape&) const = default;
   };
   class Planner;
@@ -81,7 +81,8 @@ class GpuProgram {
   void pass(std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions, const std::vector<int>& wanted, const std::vector<int32_t>& tokens,
             const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out);
   int64_t rows_that_fit(int64_t longest) const;
-  int most_splits(const std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions) const;
+  int most_splits(const std::vector<PartRecord>& records) const;
+  int attention_pieces(int head, int type, int columns, int blocks) const;
   void forget_recordings();
   void cover_angles(int64_t positions);
   float* buffer(int id) const { return values_.as<float>(slot_[static_cast<size_t>(id)] * pass_rows); }
@@ -109,7 +110,7 @@ class GpuProgram {
   float embedding_scale_ = 1.0f, softcap_ = 0.0f;
   std::shared_ptr<const DeviceWeight> head_;
   int64_t attention_floats_ = 0;         // of partial results, per row and split
-  int64_t most_kv_heads_ = 1;
+  int64_t most_heads_ = 1;
   int64_t delta_work_ = 0;
   bool borrows_ = false;
   std::map<Shape, std::pair<int, void*>> recordings_;      // how often a shape was seen, and its recording
