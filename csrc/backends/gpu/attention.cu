@@ -483,7 +483,7 @@ template <int PARTS, int HEAD, int TYPE, int COLUMNS> SK_DEVICE void attend(cons
   for (int i = warp; i < results32; i += attention_warps) {
     const int query = i / blocks32, d = 32 * (i % blocks32) + lane, row = part.first + (first_query + query) / group, of_heads = kv_head * group + (first_query + query) % group;
     const float v = d < head ? results[query * result_stride + d] : 0.0f;
-    if (all.count == 1) {
+    if (all.count == 1 && a.joins) {
       finish_value(a, row, of_heads, d, d < head, mul(v, divide(1.0f, total_of(query))));
       continue;
     }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backends/gpu/layout.h"
+#include "backends/gpu/attention.cu"
 #include "backends/gpu/matmul.cu"
 
 namespace skipstone::gpu {
@@ -59,6 +60,43 @@ extern "C" void emulated_matmul(int type_id, const uint8_t* packed, const unsign
     case 2: return launch<Q4_0>(a, columns, team, seed);
     case 6: return launch<Q5_0>(a, columns, team, seed);
   }
+}
+
+// One sequence's attention. cache: chunks of 256 positions one after the other; positions start .. start + rows - 1 are those of q, k, v (rows x heads x head,
+// rows x kv_heads x head) and are put into it. columns: 1, 4 or 8 groups of queries; pieces, joins, stored: as in AttentionArgs. None of them may change a bit.
+extern "C" void emulated_attention(const float* q, const float* k, const float* v, void* cache, float* y, int type, int heads, int kv_heads, int head, int window, int start, int rows,
+                                   float scale, int columns, int pieces, int joins, int stored, uint32_t seed) {
+  std::vector<unsigned long long> chunks;
+  const i64 chunk_bytes = i64(2) * kv_heads * chunk_positions * head * cache_bytes(type);
+  for (int at = 0; at < start + rows; at += chunk_positions) chunks.push_back(reinterpret_cast<unsigned long long>(static_cast<u8*>(cache) + chunk_bytes * (at / chunk_positions)));
+  PartRecord part{};
+  part.chunks = chunks.data(), part.capacity = static_cast<int>(chunks.size()), part.rows = rows, part.start = start;
+  std::vector<int> part_of(static_cast<size_t>(rows)), position(static_cast<size_t>(rows));
+  for (int r = 0; r < rows; ++r) position[static_cast<size_t>(r)] = start + r;
+  AttentionArgs a{};
+  a.q = {q, nullptr, nullptr, heads * head, head, 0, 0, 0.0f};
+  a.k = {k, nullptr, nullptr, kv_heads * head, head, 0, 0, 0.0f};
+  a.v = {v, nullptr, nullptr, kv_heads * head, head, 0, 0, 0.0f};
+  a.pass = {&part, part_of.data(), position.data(), nullptr};
+  a.cache = {0, type, kv_heads, head, window, 0};
+  a.scale = scale, a.heads = heads, a.rows = rows, a.parts = 1, a.pieces = pieces, a.joins = joins, a.stored = stored, a.y = y;
+  a.tiles = (rows * (heads / kv_heads) + 8 * columns - 1) / (8 * columns);
+  a.splits = split_of(start + rows - 1, window) - split_of(window && start >= window ? start + 1 - window : 0, window) + 1;
+  std::vector<float> partial(static_cast<size_t>(i64(rows) * heads * a.splits * (head + 2)), __builtin_nanf(""));
+  std::vector<int> arrived(static_cast<size_t>(a.tiles * kv_heads));
+  a.partial = partial.data(), a.arrived = arrived.data();
+  const auto form = [&](auto parts, auto columns_of) {
+    constexpr int p = decltype(parts)::value, c = decltype(columns_of)::value;
+    type == 1 ? attend<p, 0, 1, c>(a) : type == 2 ? attend<p, 0, 2, c>(a) : attend<p, 0, 0, c>(a);
+  };
+  const auto sized = [&](auto columns_of) {
+    head <= 128 ? form(std::integral_constant<int, 1>{}, columns_of) : head <= 256 ? form(std::integral_constant<int, 2>{}, columns_of) : form(std::integral_constant<int, 4>{}, columns_of);
+  };
+  if (stored) emulate::run((rows * 2 * kv_heads + 7) / 8, 256, seed, [&] { store_heads(a); });
+  emulate::run(a.tiles * a.splits * kv_heads, 256, seed, [&] {
+    columns == 1 ? sized(std::integral_constant<int, 1>{}) : columns == 4 ? sized(std::integral_constant<int, 4>{}) : sized(std::integral_constant<int, 8>{});
+  }, static_cast<size_t>(attention_shared(head, type, columns, pieces)));
+  if (!joins) emulate::run((rows * heads * ((head + 31) / 32) + 7) / 8, 256, seed, [&] { attention_join(a); });
 }
 
 }  // namespace skipstone::gpu
