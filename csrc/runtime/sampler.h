@@ -45,6 +45,9 @@ class [[gnu::visibility("default")]] Sampler {
   // The best id of the raw logits is what choose() would return, as long as it is below the limit and not suppressed.
   bool plain_greedy() const { return options_.temperature == 0 && !adjusts_; }
 
+  // A choice is the largest of logit / temperature + noise, among some of the tokens: no penalties, bias or judge.
+  bool plain_draw() const { return options_.temperature > 0 && !adjusts_ && !judge_; }
+
   // The text so far. Tokens of the prompt count for repeat_penalty only. pop takes back generated tokens.
   void push_prompt(std::span<const int32_t> tokens);
   void push(int32_t token);

@@ -191,6 +191,66 @@ def test_many_splits_of_the_cache() -> None:
     assert np.array_equal(np.concatenate([logits(gpu, sequence, TOKENS[i:i + 1]) for i in range(140, 146)]), got)
 
 
+def drafter(kind: str, borrows: bool = False) -> dict[str, Any]:
+    """As an MTP head, or an assistant that reads another program's cache: tokens and hidden rows in, hidden rows out."""
+    m = Layers("Q8_0", seed=3)
+    x = m.b.matmul(m.b.concat(m.b.embed(m.weight(VOCABULARY, 256, kind), 0.75), m.b.input(HIDDEN)), m.weight(HIDDEN, 256 + HIDDEN))
+    if borrows:
+        q = m.turn(m.matmul(m.norm(x), 6 * 32), 32)
+        o = m.b.attend(q, borrowed_state=0, heads=6, kv_heads=1, head=32, scale=32**-0.5)
+    else:
+        q, k, v = m.matmul(m.norm(x), 4 * 32, 2 * 32, 2 * 32)
+        o = m.b.attention(m.turn(q, 32), m.turn(k, 32), v, heads=4, kv_heads=2, head=32, scale=32**-0.5)
+    x = m.b.add(x, m.matmul(o, HIDDEN))
+    return m.finish(m.b.add(x, m.mlp(m.norm(x), "silu")))
+
+
+def one_by_one(program: Any, sequence: Any, tokens: np.ndarray, hidden: np.ndarray, steps: int, choose: Any, borrow: Any = None) -> list[int]:
+    """The chain of passes that `chain` stands for."""
+    drafts: list[int] = []
+    for _ in range(steps):
+        z, out = program.run([(sequence, tokens)], hidden=hidden, borrow=[borrow] if borrow else None, rows="last")
+        drafts.append(choose(z[-1]))
+        tokens, hidden = np.array(drafts[-1:], np.int32), out[-1:]
+    if sequence is not None:
+        sequence.rollback(sequence.length - steps + 1)
+    return drafts
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"])
+def test_a_chain_without_the_host(kind: str) -> None:
+    """Every kind of embedding table; as many rows as wait for a drafter, from one to more than a launch takes."""
+    gpu = _native.GpuProgram(drafter(kind), 0)
+    hidden = np.random.default_rng(5).standard_normal((40, HIDDEN)).astype(np.float32)
+    one, two = gpu.sequence("f16"), gpu.sequence("f16")
+    at = 0
+    for rows, steps in ((3, 3), (1, 4), (1, 4), (18, 2) if kind == "Q4_K" else (2, 1), (1, 1)):
+        tokens = TOKENS[at:at + rows]
+        wanted = one_by_one(gpu, one, tokens, hidden[at:at + rows], steps, np.argmax)
+        assert gpu.chain(two, tokens, hidden[at:at + rows], steps) == wanted
+        assert one.length == two.length == at + rows
+        at += rows
+
+
+def test_a_chain_that_borrows_and_one_with_noise() -> None:
+    target, gpu = _native.GpuProgram(plain("Q8_0"), 0), _native.GpuProgram(drafter("Q8_0", borrows=True), 0)
+    text, hidden = target.sequence("f16"), np.random.default_rng(6).standard_normal((1, HIDDEN)).astype(np.float32)
+    logits(target, text, TOKENS[:30])
+    assert gpu.chain(None, TOKENS[30:31], hidden, 4, borrow=text) == one_by_one(gpu, None, TOKENS[30:31], hidden, 4, np.argmax, text)
+    for seed, options in enumerate([{}, {"min_p": 0.05}, {"repeat_penalty": 1.3}, {"temperature": 0.0}]):
+        samplers = []
+        for _ in range(2):
+            samplers.append(_native.Sampler(VOCABULARY, **{"temperature": 1.5, "seed": seed, **options}))
+            samplers[-1].push_prompt(TOKENS[:31])
+
+        def choose(z: np.ndarray, sampler: Any = samplers[0]) -> int:
+            token = sampler.choose(z)
+            sampler.push(token)
+            return int(token)
+
+        assert gpu.chain(None, TOKENS[30:31], hidden, 5, borrow=text, sampler=samplers[1]) == one_by_one(gpu, None, TOKENS[30:31], hidden, 5, choose, text)
+
+
 def test_few_kernels() -> None:
     """Five a layer where nothing stands in the way; the norm in front of the first and the one behind the last are their own."""
     layer = ["matmul_q8_0", "attention", "matmul_q8_0", "matmul_q8_0", "matmul_q8_0"]

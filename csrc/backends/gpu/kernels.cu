@@ -5,3 +5,4 @@
 #include "backends/gpu/attention.cu"
 #include "backends/gpu/delta.cu"
 #include "backends/gpu/choice.cu"
+#include "backends/gpu/draft.cu"

@@ -139,8 +139,34 @@ struct ChoiceArgs {
   int* arrived;                          // rows
   int* choices;                          // rows
   int vocabulary;
+  const struct NoiseRecord* noise;       // choose_noisy, of one row
+  int step;                              // drafts before it
 };
 constexpr int choice_blocks = 32;
+
+// What a choice with noise needs of the sampler; in device memory, as it changes from chain to chain.
+struct NoiseRecord {
+  unsigned long long seed, sequence;
+  long long position;                    // of the chain's first draft
+  float inverse_temperature, floor;      // floor: how far below the best logit one may be
+  int limit;                             // ids from here on are not chosen
+};
+enum TableKind : int { f32_table, f16_table, bf16_table, q8_0_table, q4_0_table, q5_0_table, q4_k_table, q5_k_table, q6_k_table, canonical_table };
+struct Table {                           // an embedding table on the card
+  const void* weights;
+  int kind, rows, columns, chunks, chunk_bytes;
+};
+struct DraftArgs {
+  PartRecord* part;                      // the only one, with part_of, position and wanted of the next pass
+  int *part_of, *position, *wanted;
+  const int* choice;
+  int* draft;
+  const float* hidden;                   // the row that the choice follows
+  float *input, *embed;
+  Table table;
+  float scale;
+  int hidden_width, stays;               // stays: all drafts stand at one position (attend)
+};
 
 struct CapArgs {
   float* x;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "backends/gpu/planner.h"
 #include "program/chain.h"
@@ -11,7 +12,7 @@ namespace skipstone::gpu {
 namespace {
 
 // What a pass reads: by row its part, position and whether its logits are wanted, then the parts.
-constexpr int64_t part_of_at = 0, position_at = 4 * pass_rows, wanted_at = 8 * pass_rows, records_at = 12 * pass_rows, tables_bytes = records_at + pass_rows * sizeof(PartRecord);
+constexpr int64_t part_of_at = 0, position_at = 4 * pass_rows, wanted_at = 8 * pass_rows, records_at = 12 * pass_rows, noise_at = records_at + pass_rows * sizeof(PartRecord), tables_bytes = noise_at + sizeof(NoiseRecord);
 constexpr size_t most_recordings = 64;
 
 // 1, 2, 3, 4, 6, 8, 12 and so on, so that a growing text asks for few shapes.
@@ -33,6 +34,23 @@ AttentionForm attention_form(int head, int type, int queries) {
   return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : "_f32_") + std::to_string(columns), columns};
 }
 constexpr int most_queries = 64;         // of a block of attention
+
+TableKind table_kind(const DeviceWeight& w) {
+  if (w.plain >= 0) return static_cast<TableKind>(w.plain);
+  const std::pair<const char*, TableKind> kinds[] = {{"q8_0", q8_0_table}, {"q4_0", q4_0_table}, {"q5_0", q5_0_table}, {"q4_k", q4_k_table}, {"q5_k", q5_k_table}, {"q6_k", q6_k_table}};
+  for (const auto& [name, kind] : kinds)
+    if (w.kernel == std::string("matmul_") + name) return kind;
+  return canonical_table;
+}
+
+// A draft need not be the sampler's choice, only often be. What top_k and top_p leave out is taken to lie below a share of the best token's weight.
+NoiseRecord noise_of(const Sampler& sampler) {
+  const SamplerOptions& o = sampler.options();
+  float least = o.min_p;
+  if (o.top_p < 1) least = std::max(least, (1 - o.top_p) / 4);
+  if (o.top_k > 0) least = std::max(least, 1 / (64.0f * static_cast<float>(o.top_k)));
+  return {o.seed, o.sequence, sampler.position(), 1 / o.temperature, least > 0 ? std::log(least) * o.temperature : -std::numeric_limits<float>::infinity(), o.limit > 0 ? o.limit : sampler.vocabulary()};
+}
 
 }  // namespace
 
@@ -70,6 +88,7 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
     best_ = Memory(driver_, most_rows * choice_blocks * 4);
     ids_ = Memory(driver_, most_rows * choice_blocks * 4);
     choices_ = Memory(driver_, pass_rows * 4);
+    drafts_ = Memory(driver_, step_back * 4);
   }
 }
 
@@ -285,7 +304,7 @@ void GpuProgram::issue_head(int first, int rows, int want) {
     driver_->launch("softcap", cap.blocks, 256, &cap);
   }
   if (want != static_cast<int>(Want::choice)) return;
-  const ChoiceArgs choice{logits_.as<float>(), best_.as<float>(), ids_.as<int>(), arrived_.as<int>(), choices_.as<int>(first), vocabulary};
+  const ChoiceArgs choice{logits_.as<float>(), best_.as<float>(), ids_.as<int>(), arrived_.as<int>(), choices_.as<int>(first), vocabulary, nullptr, 0};
   driver_->launch("choose", rows * choice_blocks, 256, &choice);
 }
 
@@ -309,6 +328,39 @@ void GpuProgram::issue(const Shape& shape) {
     }
   }
   if (shape.wanted && shape.wanted <= most_rows) issue_head(0, shape.wanted, shape.want);
+  if (shape.steps) issue_chain(shape);
+}
+
+void GpuProgram::issue_choice(const Shape& shape, int step) {
+  if (!shape.noisy) return;
+  const ChoiceArgs choice{logits_.as<float>(), best_.as<float>(), ids_.as<int>(), arrived_.as<int>(), choices_.as<int>(), static_cast<int>(vocabulary_),
+                          reinterpret_cast<const NoiseRecord*>(tables_.address() + noise_at), step};
+  driver_->launch("choose_noisy", choice_blocks, 256, &choice);
+}
+
+// After a pass that chose a draft: the further ones, a row each.
+void GpuProgram::issue_chain(const Shape& shape) {
+  DraftArgs d{};
+  d.part = reinterpret_cast<PartRecord*>(tables_.address() + records_at);
+  d.part_of = reinterpret_cast<int*>(tables_.address() + part_of_at);
+  d.position = reinterpret_cast<int*>(tables_.address() + position_at);
+  d.wanted = reinterpret_cast<int*>(tables_.address() + wanted_at);
+  d.choice = choices_.as<int>();
+  d.input = buffer(input_buffer_);
+  d.embed = buffer(embed_buffer_);
+  d.table = {table_->memory.as<const void>(), table_kind(*table_), table_->rows, table_->columns, table_->chunks, table_->chunk_bytes};
+  d.scale = embedding_scale_;
+  d.hidden_width = static_cast<int>(hidden_width_);
+  d.stays = borrows_;
+  issue_choice(shape, 0);
+  for (int step = 1; step <= shape.steps; ++step) {
+    d.hidden = buffer(hidden_buffer_) + (step == 1 ? shape.rows - 1 : 0) * hidden_width_;
+    d.draft = drafts_.as<int>() + step - 1;
+    driver_->launch("draft_next", 1, 1024, &d);
+    if (step == shape.steps) break;
+    issue({1, 1, 1, shape.splits, 1, shape.want, shape.cache_type});
+    issue_choice(shape, step);
+  }
 }
 
 // Of the attention step and the tile of queries that need most: a tile's rows see no more than its first and its last one do.
@@ -339,9 +391,9 @@ int64_t GpuProgram::rows_that_fit(int64_t longest) const {
 }
 
 void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions, const std::vector<int>& wanted, const std::vector<int32_t>& tokens,
-                      const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out) {
+                      const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out, const Chain* chain) {
   const int rows = static_cast<int>(tokens.size()), asked = static_cast<int>(wanted.size());
-  cover_angles(*std::max_element(positions.begin(), positions.end()) + 1);
+  cover_angles(*std::max_element(positions.begin(), positions.end()) + 1 + (chain ? chain->steps : 0));
   // What the pass reads.
   const int64_t used = records_at + static_cast<int64_t>(records.size() * sizeof(PartRecord));
   std::vector<uint8_t> table(static_cast<size_t>(used));
@@ -350,6 +402,11 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   if (asked) memcpy(table.data() + wanted_at, wanted.data(), wanted.size() * 4);
   memcpy(table.data() + records_at, records.data(), records.size() * sizeof(PartRecord));
   driver_->write(tables_.address(), table.data(), used);
+  const bool noisy = chain && chain->sampler && chain->sampler->options().temperature > 0;
+  if (noisy) {
+    const NoiseRecord noise = noise_of(*chain->sampler);
+    driver_->write(tables_.address() + noise_at, &noise, sizeof noise);
+  }
   if (embedding_) {
     const int64_t width = embedding_->columns();
     std::vector<float> staged(static_cast<size_t>(rows * width));
@@ -361,7 +418,12 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   if (input_buffer_ >= 0) driver_->write(reinterpret_cast<Address>(buffer(input_buffer_)), hidden, rows * input_width_ * 4);
 
   // Its shape, and the memory that follows from it.
-  Shape shape{rows, static_cast<int>(records.size()), 1, most_splits(records), asked <= most_rows ? asked : 0, static_cast<int>(want), 0};
+  Shape shape{rows, static_cast<int>(records.size()), 1, most_splits(records), asked <= most_rows ? asked : 0, static_cast<int>(want), 0, chain ? chain->steps : 0, noisy};
+  if (chain && !borrows_) {
+    std::vector<PartRecord> last = records;
+    last[0].start += rows + chain->steps - 2, last[0].rows = 1;
+    shape.splits = std::max(shape.splits, most_splits(last));
+  }
   for (const PartRecord& r : records) shape.longest = std::max(shape.longest, r.rows);
   if (records.size() > 1) shape.longest = std::min(rows, bucket(shape.longest));
   for (Step& s : steps_) {
@@ -392,20 +454,20 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   if (recording) driver_->replay(recording);
   else issue(shape);
 
-  if (asked > most_rows)
+  if (chain) driver_->read(chain->drafts, drafts_.address(), chain->steps * 4);
+  else if (asked > most_rows)
     for (int first = 0; first < asked; first += most_rows) {
       const int count = std::min(most_rows, asked - first);
       issue_head(first, count, static_cast<int>(want));
       if (want == Want::logits) driver_->read(logits + first * vocabulary_, logits_.address(), count * vocabulary_ * 4);
     }
   else if (asked && want == Want::logits) driver_->read(logits, logits_.address(), asked * vocabulary_ * 4);
-  if (asked && want == Want::choice) driver_->read(choices, choices_.address(), asked * 4);
+  if (asked && want == Want::choice && choices) driver_->read(choices, choices_.address(), asked * 4);
   if (hidden_out && hidden_buffer_ >= 0) driver_->read(hidden_out, reinterpret_cast<Address>(buffer(hidden_buffer_)), rows * hidden_width_ * 4);
   driver_->wait();
 }
 
-void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want want, bool last_only, float* logits, int32_t* choices, float* hidden_out) {
-  std::lock_guard<std::mutex> lock(driver_->busy);
+void GpuProgram::check(std::span<const GpuAppend> parts, const float* hidden, Want want) const {
   for (const GpuAppend& p : parts) {
     if (p.tokens.empty()) throw ArgumentError("a part of a pass has no tokens");
     if (!p.sequence && !states_.empty()) throw ArgumentError("a part of a pass has no sequence");
@@ -418,6 +480,11 @@ void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want
   }
   if (input_width_ && !hidden) throw ArgumentError("this program needs hidden rows of width " + std::to_string(input_width_));
   if (want != Want::none && !head_) throw ArgumentError("this program has no head: ask for none");
+}
+
+void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want want, bool last_only, float* logits, int32_t* choices, float* hidden_out) {
+  std::lock_guard<std::mutex> lock(driver_->busy);
+  check(parts, hidden, want);
   int64_t longest = 0;
   for (const GpuAppend& p : parts) longest = std::max(longest, borrows_ ? p.borrowed->length() : (p.sequence ? p.sequence->length() : 0) + static_cast<int64_t>(p.tokens.size()));
   const int64_t most = rows_that_fit(longest);
@@ -463,7 +530,52 @@ void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want
   }
 }
 
+// Whether a chain needs nothing of the host between its drafts: choices with penalties, a bias or a grammar are the sampler's.
+bool GpuProgram::chains_alone(const GpuAppend& start, const Sampler* sampler) {
+  const bool simple = std::all_of(states_.begin(), states_.end(), [](const StateSpec& s) { return s.kv.has_value(); });
+  if (!head_ || !embedding_ || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
+  if (table_) return true;
+  try {
+    std::lock_guard<std::mutex> lock(driver_->busy);
+    table_ = on_device(driver_, embedding_);
+  } catch (const DeviceError&) {
+    no_table_ = true;                            // the host looks the rows up, as it does for passes
+  }
+  return table_ != nullptr;
+}
+
 std::vector<int32_t> GpuProgram::chain(const GpuAppend& start, const float* hidden, int steps, Sampler* sampler) {
+  if (chains_alone(start, sampler)) {
+    check_chain(*this, steps);
+    check({&start, 1}, hidden, Want::choice);
+    // All but the last rows go before; the last ones and the drafts are one launch.
+    const int64_t lead = static_cast<int64_t>(start.tokens.size()) - 1 < most_rows ? 0 : (static_cast<int64_t>(start.tokens.size()) - 1) / most_rows * most_rows;
+    GpuAppend rest = start;
+    if (lead) {
+      const GpuAppend first{start.sequence, start.borrowed, start.tokens.first(static_cast<size_t>(lead))};
+      run({&first, 1}, hidden, Want::none, true, nullptr, nullptr, nullptr);
+      rest.tokens = start.tokens.subspan(static_cast<size_t>(lead));
+    }
+    std::lock_guard<std::mutex> lock(driver_->busy);
+    const int rows = static_cast<int>(rest.tokens.size());
+    PartRecord record{};
+    record.rows = rows;
+    record.start = static_cast<int>(borrows_ ? rest.borrowed->length() : rest.sequence ? rest.sequence->length() : 0);
+    if (!states_.empty()) {
+      rest.sequence->reserve(record.start + rows + steps - 1);
+      rest.sequence->describe(record);
+    }
+    if (rest.borrowed) rest.borrowed->describe_borrowed(record);
+    std::vector<PartRecord> records{record};
+    std::vector<int> positions;
+    for (int r = 0; r < rows; ++r) positions.push_back(record.start + (borrows_ ? 0 : r));
+    std::vector<int32_t> drafts(static_cast<size_t>(steps));
+    const Chain chain{steps, sampler, drafts.data()};
+    pass(records, std::vector<int>(static_cast<size_t>(rows), 0), positions, {rows - 1}, {rest.tokens.begin(), rest.tokens.end()}, hidden + lead * input_width_, Want::choice,
+         borrows_ || !states_.empty() ? std::vector<GpuSequence*>{borrows_ ? rest.borrowed : rest.sequence} : std::vector<GpuSequence*>{}, nullptr, nullptr, nullptr, &chain);
+    if (!states_.empty()) rest.sequence->advance(rows);
+    return drafts;
+  }
   std::vector<float> rows;                       // hidden rows of the pass, of which the last goes on
   return draft_chain(*this, start, hidden, steps, sampler, [&](const GpuAppend& next, const float* in, Want want, float* logits, int32_t* token, float* out) {
     rows.resize(next.tokens.size() * static_cast<size_t>(hidden_width_));

@@ -68,7 +68,13 @@ class GpuProgram {
   };
   struct Shape {                         // of a pass: what its kernels' grids follow from
     int rows, parts, longest, splits, wanted, want, cache_type;      // longest: rows of the part with the most
+    int steps = 0, noisy = 0;            // of a drafter's chain that begins with it
     auto operator<=>(const Shape&) const = default;
+  };
+  struct Chain {                         // that follows a pass: how many drafts, with whose noise (null: the best token)
+    int steps;
+    const Sampler* sampler;
+    int32_t* drafts;
   };
   class Planner;
   void issue(const Shape& shape);
@@ -78,8 +84,12 @@ class GpuProgram {
   void issue_step(const Step& s, int rows);
   void issue_attention(Step& s, const Shape& shape);
   void issue_head(int first, int rows, int want);
+  void issue_chain(const Shape& shape);
+  void issue_choice(const Shape& shape, int step);
+  bool chains_alone(const GpuAppend& start, const Sampler* sampler);
+  void check(std::span<const GpuAppend> parts, const float* hidden, Want want) const;
   void pass(std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions, const std::vector<int>& wanted, const std::vector<int32_t>& tokens,
-            const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out);
+            const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out, const Chain* chain = nullptr);
   int64_t rows_that_fit(int64_t longest) const;
   int most_splits(const std::vector<PartRecord>& records) const;
   int attention_pieces(int head, int type, int columns, int blocks) const;
@@ -107,6 +117,9 @@ class GpuProgram {
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
   int hidden_buffer_ = -1, input_buffer_ = -1, head_buffer_ = -1, embed_buffer_ = -1;
   std::shared_ptr<Weight> embedding_;
+  std::shared_ptr<const DeviceWeight> table_;      // the same on the card, once a chain wants it
+  bool no_table_ = false;                // there was no room for it
+  Memory drafts_;
   float embedding_scale_ = 1.0f, softcap_ = 0.0f;
   std::shared_ptr<const DeviceWeight> head_;
   int64_t attention_floats_ = 0;         // of partial results, per row and split
