@@ -29,15 +29,18 @@ struct Lane {
   const u8 *q, *scale;                           // of group 0 and the chunk's first pair
   i64 more;                                      // bytes to the next 16 rows
   u32 exponent;                                  // bits of 2^23, hidden from the compiler, which else spends a move a byte on a selector
+  SK_DEVICE i64 at(int pair, int n) const { return pair_bytes * pair + group_bytes * (n & 1) + (n >> 1) * more; }
+  SK_DEVICE U4 quants(int pair, int n) const { return four_words(q + at(pair, n)); }
+  SK_DEVICE F4 scales(int pair, int n) const { return *reinterpret_cast<const F4*>(scale + at(pair, n)); }
+  SK_DEVICE F4 sums(int pair, int n) const { return *reinterpret_cast<const F4*>(scale + (sum_bytes - scale_bytes) + at(pair, n)); }
 };
-SK_DEVICE i64 group_at(const Lane& x, int n) { return group_bytes * (n & 1) + (n >> 1) * x.more; }
 template <int NT> struct Pair {
   U4 q[NT];
   F4 scale[NT];
-  SK_DEVICE void load(const Lane& x, int pair) {
+  template <class X> SK_DEVICE void load(const X& x, int pair) {
     SK_UNROLL for (int n = 0; n < NT; ++n) {
-      q[n] = four_words(x.q + pair_bytes * pair + group_at(x, n));
-      scale[n] = *reinterpret_cast<const F4*>(x.scale + pair_bytes * pair + group_at(x, n));
+      q[n] = x.quants(pair, n);
+      scale[n] = x.scales(pair, n);
     }
   }
 };
@@ -58,7 +61,7 @@ template <bool SIGNED, int NT> SK_DEVICE void add_block(Sums<NT>& acc, const U4&
 // Quants as they are: Q8_0.
 struct Q8_0 {
   static constexpr int bytes = 4352;
-  template <int TILES, int NT> static SK_DEVICE void use(const u8* tiles, const Lane& x, Sums<NT>* acc) {
+  template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     U4 d[TILES];
     SK_UNROLL for (int i = 0; i < 4; ++i) {
@@ -81,7 +84,7 @@ struct Q8_0 {
 // weight times the same power of two, which the scale takes back.
 template <bool FIVE> struct Q45_0 {
   static constexpr int bytes = FIVE ? 2816 : 2304, scales = FIVE ? 2560 : 2048;
-  template <int TILES, int NT> static SK_DEVICE void use(const u8* tiles, const Lane& x, Sums<NT>* acc) {
+  template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     U4 d[TILES], fifth[TILES];
     SK_UNROLL for (int i = 0; i < 4; ++i) {
@@ -138,7 +141,7 @@ template <bool FIVE> struct Q45_K {
       }
     }
   };
-  template <int TILES, int NT> static SK_DEVICE void use(const u8* tiles, const Lane& x, Sums<NT>* acc) {
+  template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     Head head[TILES];
     U4 fifth[TILES];
@@ -150,8 +153,7 @@ template <bool FIVE> struct Q45_K {
       Pair<NT> a;
       a.load(x, i);
       F4 sum[NT];
-      const u8* sums = x.scale + pair_bytes * i + (sum_bytes - scale_bytes);
-      SK_UNROLL for (int n = 0; n < NT; ++n) sum[n] = *reinterpret_cast<const F4*>(sums + group_at(x, n));
+      SK_UNROLL for (int n = 0; n < NT; ++n) sum[n] = x.sums(i, n);
       SK_UNROLL for (int of = 0; of < TILES; ++of) {
         const U4 q = four_words(tiles + bytes * of + 512 * i + 16 * lane);
         const Head& own = head[of];
@@ -189,7 +191,7 @@ using Q5_K = Q45_K<true>;
 // A weight plus 32, times 4, top bit flipped, is a signed byte: 4 times the weight. layout.cpp flips that bit in the plane of upper pairs.
 struct Q6_K {
   static constexpr int bytes = 3360;
-  template <int TILES, int NT> static SK_DEVICE void use(const u8* tiles, const Lane& x, Sums<NT>* acc) {
+  template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     Sums<NT> own[TILES] = {};
     U4 upper[TILES];
@@ -236,7 +238,7 @@ struct Q6_K {
 // The sum of a half's activations, which a minimum needs, is its product with ones.
 struct Canonical {
   static constexpr int bytes = 6144;
-  template <int TILES, int NT> static SK_DEVICE void use(const u8* tiles, const Lane& x, Sums<NT>* acc) {
+  template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31, g = lane >> 2;
     SK_UNROLL for (int i = 0; i < 4; ++i) {
       Pair<NT> a;

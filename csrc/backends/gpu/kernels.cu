@@ -4,5 +4,8 @@
 #include "backends/gpu/rows.cu"
 #include "backends/gpu/attention.cu"
 #include "backends/gpu/delta.cu"
+#include "backends/gpu/route.cu"
+#include "backends/gpu/experts.cu"
+#include "backends/gpu/experts_plain.cu"
 #include "backends/gpu/choice.cu"
 #include "backends/gpu/draft.cu"

@@ -39,9 +39,11 @@ struct DeviceWeight {
   Memory memory;
   int rows = 0, columns = 0, chunks = 0, tiles = 0, chunk_bytes = 0;
   int plain = -1;                        // unquantized: 0 f32, 1 f16, 2 bf16
-  std::string kernel;                    // matmul_<type>
+  std::string type;                      // of its kernels: matmul_<type>_...
+  int experts = 1;
+  int64_t expert_bytes = 0;              // from expert to expert
 };
-// Uploaded at the first call for this card and shared from then on.
-std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight);
+// Uploaded at the first call for this card and shared from then on. canonical: in the layout that all quantized types have.
+std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical = false);
 
 }  // namespace skipstone::gpu

@@ -23,15 +23,26 @@ struct PassTables {
   const int* wanted;                     // rows whose logits are wanted
 };
 
-// Unquantized weights (0: f32, 1: f16, 2: bf16), a warp an output.
-struct PlainArgs {
+// Unquantized matrices (0: f32, 1: f16, 2: bf16) that multiply the same rows, a warp an output.
+struct PlainPart {
   const void* weights;
-  const float* x;
+  const float* factors;                  // scales of the weights, [output][stretch]; null: none
   float* y;
-  long long x_stride, y_stride;
-  int type, outputs, columns, rows;
+  int stride, outputs, type, stretch;    // stride: floats from row to row of y; stretch: columns that share a factor
 };
-constexpr int plain_rows = 8;            // at once
+constexpr int most_plain_parts = 4, plain_rows = 8;      // rows at once
+struct PlainArgs {
+  PlainPart parts[most_plain_parts];
+  int count, outputs;                    // of all parts
+  int columns, rows;
+  const float* x;
+  long long x_stride;
+  // Where a norm stands in front whose factor is left to whoever multiplies: its weights (null: ones), and sums of squares as in MatmulArgs.
+  const float* norm;
+  const float* squares;                  // null: no norm
+  int squares_count;
+  float eps;
+};
 
 constexpr int chunk_positions = 256;
 // Cache of one layer: chunk = [keys, values][kv head][256][head], value types 0: f32, 1: f16, 2: bf16.

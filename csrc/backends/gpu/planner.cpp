@@ -1,6 +1,7 @@
 // From recorded operations to kernels. What a matmul's end or attention can do on the way is taken out of the list first:
 //   add after a matmul, and the norm after that      the matmul's end; the norm's factor is left to whoever multiplies its result
 //   glu after gate and up                            the matmul's end
+//   a mixture's router, shared expert, residual and norm      its experts' kernels
 //   split_heads, rms_norm, rope before attention, sigmoid_gate after it, and the quantization of what comes out      attention
 // What remains runs row by row, strung together. All of it depends on the program alone, never on a pass, so a row's bits do not either.
 #include "backends/gpu/planner.h"
@@ -30,6 +31,7 @@ GpuProgram::Planner::Planner(GpuProgram& p, const std::vector<Attributes>& opera
   for (size_t i = 0; i < ops_.size(); ++i) {
     if (ops_[i].kind == "matmul") fuse_matmul(static_cast<int>(i));
     if (ops_[i].kind == "attention" || ops_[i].kind == "attend") fuse_attention(static_cast<int>(i));
+    if (ops_[i].kind == "experts") fuse_experts(static_cast<int>(i));
   }
   for (size_t i = 0; i < ops_.size(); ++i)
     if (!absorbed_[i]) add(ops_[i], fused_[i]);
@@ -47,10 +49,25 @@ bool GpuProgram::Planner::all_quantized(const Attributes& a) {
   return a.kind == "matmul" && it != a.weights.end() && std::all_of(it->second.begin(), it->second.end(), [](const auto& w) { return w->type().unpack != nullptr; });
 }
 
-// Whoever reads it takes quantized activations.
-bool GpuProgram::Planner::only_multiplied(int id) const {
+bool GpuProgram::Planner::quantized(const Attributes& a, const char* name) {
+  const auto it = a.weights.find(name);
+  return it != a.weights.end() && std::all_of(it->second.begin(), it->second.end(), [](const auto& w) { return w->type().unpack != nullptr; });
+}
+
+// Whoever reads it takes quantized activations. plain_too: some of those who multiply it may be unquantized.
+bool GpuProgram::Planner::only_multiplied(int id, bool plain_too) const {
   const auto& users = users_[static_cast<size_t>(id)];
-  return !users.empty() && std::all_of(users.begin(), users.end(), [&](int u) { return all_quantized(ops_[static_cast<size_t>(u)]); });
+  const auto takes_quantized = [&](int u) {
+    const Attributes& a = ops_[static_cast<size_t>(u)];
+    return all_quantized(a) || (a.kind == "experts" && a.inputs.size() == 2 && a.inputs[0] == id && a.inputs[1] != id && quantized(a, "gate") && quantized(a, "up"));
+  };
+  if (!plain_too) return !users.empty() && std::all_of(users.begin(), users.end(), takes_quantized);
+  return std::all_of(users.begin(), users.end(), [&](int u) { return takes_quantized(u) || ops_[static_cast<size_t>(u)].kind == "matmul"; }) &&
+         std::any_of(users.begin(), users.end(), [&](int u) {
+           const Attributes& a = ops_[static_cast<size_t>(u)];
+           const auto it = a.weights.find("weights");
+           return takes_quantized(u) || (it != a.weights.end() && std::any_of(it->second.begin(), it->second.end(), [](const auto& w) { return w->type().unpack != nullptr; }));
+         });
 }
 
 int GpuProgram::Planner::only_user(int id, const char* kind) const {
@@ -72,24 +89,107 @@ void GpuProgram::Planner::fuse_matmul(int index) {
     f.glu = glu;
     absorbed_[static_cast<size_t>(glu)] = true;
   } else if (weights.size() == 1 && a.outputs.size() == 1) {
-    const int sum = only_user(a.outputs[0], "add");
-    if (sum < 0) return;
+    fuse_sum(index, a.outputs[0], f);
+  }
+}
+
+// The sum of `out` with the residual, and the norm after that, at the end of an operation.
+void GpuProgram::Planner::fuse_sum(int index, int out, Fused& f) {
+  const int sum = only_user(out, "add");
+  if (sum < 0) return;
+  const Attributes& s = ops_[static_cast<size_t>(sum)];
+  if (s.inputs.size() != 2 || s.outputs.size() != 1 || s.inputs[0] == s.inputs[1]) return;
+  const int other = s.inputs[0] == out ? s.inputs[1] : s.inputs[0];
+  if (producer_[static_cast<size_t>(other)] >= index || width(other) != width(out) || width(s.outputs[0]) != width(other)) return;
+  f.sum = sum;
+  f.residual = other;
+  absorbed_[static_cast<size_t>(sum)] = true;
+  if (width(other) % unit_rows) return;
+  for (int u : users_[static_cast<size_t>(s.outputs[0])]) {
+    const Attributes& n = ops_[static_cast<size_t>(u)];
+    if (n.kind != "rms_norm" || n.outputs.size() != 1 || n.integer("group") != width(other) || !only_multiplied(n.outputs[0], true)) continue;
+    f.norm = u;
+    absorbed_[static_cast<size_t>(u)] = true;
+    return;
+  }
+}
+
+// The operation of that kind which makes `id` for one user alone, and which of its outputs it is; -1: another made it.
+int GpuProgram::Planner::output_of(int id, const char* kind, int& at) const {
+  const int op = producer_[static_cast<size_t>(id)];
+  const Attributes& a = ops_[static_cast<size_t>(op)];
+  if (a.kind != kind || users_[static_cast<size_t>(id)].size() != 1) return -1;
+  at = static_cast<int>(std::find(a.outputs.begin(), a.outputs.end(), id) - a.outputs.begin());
+  return op;
+}
+
+// Takes weight `at` out of a matmul's list.
+bool GpuProgram::Planner::takes(int op, int at) {
+  const Attributes& a = ops_[static_cast<size_t>(op)];
+  const auto it = a.weights.find("weights");
+  if (it == a.weights.end() || it->second.size() != a.outputs.size() || a.inputs.size() != 1) return false;
+  auto& skipped = fused_[static_cast<size_t>(op)].skipped;
+  skipped.resize(it->second.size());
+  skipped[static_cast<size_t>(at)] = true;
+  return true;
+}
+
+// The expert that all rows pass, where its weights are of the experts' types: its three matrices join theirs.
+bool GpuProgram::Planner::fuse_shared(const Attributes& a, Fused& f) {
+  int at = 0, unused = 0;
+  const int exit = output_of(f.extra, "matmul", at);
+  if (exit < 0 || ops_[static_cast<size_t>(exit)].outputs.size() != 1) return false;
+  const Attributes& d = ops_[static_cast<size_t>(exit)];
+  const int glu = output_of(d.inputs[0], "glu", unused);
+  if (glu < 0) return false;
+  const Attributes& g = ops_[static_cast<size_t>(glu)];
+  if (g.inputs.size() != 2 || g.inputs[0] == g.inputs[1]) return false;
+  const int entry = output_of(g.inputs[0], "matmul", f.gate_at);
+  if (entry < 0 || entry != output_of(g.inputs[1], "matmul", f.up_at)) return false;
+  const Attributes& e = ops_[static_cast<size_t>(entry)];
+  const auto same = [&](const Attributes& of, int which, const char* name) {
+    const auto &weights = of.weights.at("weights"), &experts = a.weights.at(name);
+    return weights.size() == of.outputs.size() && experts.size() == 1 && &weights[static_cast<size_t>(which)]->type() == &experts[0]->type() && weights[static_cast<size_t>(which)]->columns() == width(of.inputs[0]);
+  };
+  if (e.inputs.size() != 1 || e.inputs[0] != a.inputs[0] || d.inputs.size() != 1 || !same(e, f.gate_at, "gate") || !same(e, f.up_at, "up") || !same(d, 0, "down") ||
+      width(g.inputs[0]) != width(g.inputs[1]) || width(d.outputs[0]) != width(a.outputs[0]) || g.words.count("activation") != a.words.count("activation") || activation(g) != activation(a)) return false;
+  if (!takes(entry, f.gate_at) || !takes(entry, f.up_at) || !takes(exit, 0)) return false;
+  absorbed_[static_cast<size_t>(glu)] = true;
+  f.entry = entry;
+  f.exit = exit;
+  return true;
+}
+
+void GpuProgram::Planner::fuse_experts(int index) {
+  const Attributes& a = ops_[static_cast<size_t>(index)];
+  if (a.inputs.size() != 2 || a.outputs.size() != 1) return;      // said in add_experts
+  Fused& f = fused_[static_cast<size_t>(index)];
+  const auto unquantized = [&](int op, int at) {
+    const auto& w = ops_[static_cast<size_t>(op)].weights.at("weights")[static_cast<size_t>(at)];
+    return !w->type().unpack && !w->scaled() && w->columns() == width(ops_[static_cast<size_t>(op)].inputs[0]);
+  };
+  int at = 0;
+  if (const int op = output_of(a.inputs[1], "matmul", at); op >= 0 && unquantized(op, at) && takes(op, at)) f.router = op, f.router_at = at;
+  int out = a.outputs[0];
+  const int sum = only_user(out, "add");
+  if (sum >= 0 && ops_[static_cast<size_t>(sum)].inputs.size() == 2 && ops_[static_cast<size_t>(sum)].number("scale") == 1.0f) {
     const Attributes& s = ops_[static_cast<size_t>(sum)];
-    if (s.inputs.size() != 2 || s.outputs.size() != 1 || s.inputs[0] == s.inputs[1]) return;
-    const int other = s.inputs[0] == a.outputs[0] ? s.inputs[1] : s.inputs[0];
-    if (producer_[static_cast<size_t>(other)] >= index || width(other) != width(a.outputs[0]) || width(s.outputs[0]) != width(other)) return;
-    f.sum = sum;
-    f.residual = other;
-    absorbed_[static_cast<size_t>(sum)] = true;
-    if (width(other) % unit_rows) return;
-    for (int u : users_[static_cast<size_t>(s.outputs[0])]) {
-      const Attributes& n = ops_[static_cast<size_t>(u)];
-      if (n.kind != "rms_norm" || n.outputs.size() != 1 || n.integer("group") != width(other) || !only_multiplied(n.outputs[0])) continue;
-      f.norm = u;
-      absorbed_[static_cast<size_t>(u)] = true;
-      return;
+    const int gate = output_of(s.inputs[0] == out ? s.inputs[1] : s.inputs[0], "sigmoid_gate", at);
+    if (gate >= 0) {
+      const Attributes& g = ops_[static_cast<size_t>(gate)];
+      if (g.inputs.size() == 2 && width(g.inputs[1]) == 1 && width(g.inputs[0]) == width(out) && producer_[static_cast<size_t>(g.inputs[0])] < index && producer_[static_cast<size_t>(g.inputs[1])] < index) {
+        absorbed_[static_cast<size_t>(sum)] = absorbed_[static_cast<size_t>(gate)] = true;
+        f.extra = g.inputs[0];
+        f.opening = g.inputs[1];
+        out = s.outputs[0];
+        const int opener = output_of(f.opening, "matmul", at);
+        if (f.router >= 0 && opener >= 0 && unquantized(opener, at) && ops_[static_cast<size_t>(opener)].inputs == ops_[static_cast<size_t>(f.router)].inputs && takes(opener, at)) f.opener = opener, f.opener_at = at;
+        fuse_shared(a, f);
+      }
     }
   }
+  f.out = out;
+  fuse_sum(index, out, f);
 }
 
 // From attention's input back to what a matmul made: takes what prepare_head does out of the list.
@@ -251,6 +351,8 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
     add_matmul(a, f);
   } else if (a.kind == "attention" || a.kind == "attend") {
     add_attention(a, f);
+  } else if (a.kind == "experts") {
+    add_experts(a, f);
   } else if (a.kind == "delta_net") {
     add_delta(a);
   } else if (a.kind == "head") {
@@ -286,41 +388,79 @@ int64_t GpuProgram::Planner::rotated(const Attributes& a, int64_t head) {
   return n;
 }
 
+// The activations that hold a buffer quantized; made where there are none yet.
+int GpuProgram::Planner::activations_of(int id) {
+  int& x = quantized_[static_cast<size_t>(id)];
+  if (x < 0) {
+    x = new_activations(width(id));
+    Piece q{};
+    q.kind = quantize_piece;
+    q.n = static_cast<int>(width(id));
+    q.m = static_cast<int>(chunk_count(width(id)));
+    Ids ids{id};
+    ids.to = x;
+    piece(q, ids);
+  }
+  return x;
+}
+
+GpuProgram::Operand GpuProgram::Planner::operand(int id) {
+  const int x = quantized_[static_cast<size_t>(id)];
+  if (x < 0 || !p_.activations_[static_cast<size_t>(x)].deferred) return reads(id), Operand{id};
+  const Activations& from = p_.activations_[static_cast<size_t>(x)];
+  reads(from.source);
+  used(x);
+  return {from.source, x, from.norm};
+}
+
+// Residual and norm after a matmul or experts.
+void GpuProgram::Planner::tail(Step& s, const Fused& f) {
+  if (f.sum < 0) return;
+  s.residual = f.residual;
+  reads(f.residual);
+  s.scale = ops_[static_cast<size_t>(f.sum)].number("scale");
+  if (f.norm < 0) return;
+  const Attributes& n = ops_[static_cast<size_t>(f.norm)];
+  s.to = new_activations(width(f.residual));
+  Activations& to = p_.activations_[static_cast<size_t>(s.to)];
+  to.deferred = true;
+  to.eps = n.number("eps");
+  to.source = ops_[static_cast<size_t>(f.sum)].outputs[0];
+  if (n.vectors.count("weight")) s.norm = to.norm = p_.constant(n.vector("weight", width(f.residual)));
+  quantized_[static_cast<size_t>(n.outputs[0])] = s.to;
+  made(s.to);
+}
+
 void GpuProgram::Planner::add_matmul(const Attributes& a, const Fused& f) {
   const auto it = a.weights.find("weights");
   if (it == a.weights.end() || it->second.empty()) a.fail("needs weights");
   expect_counts(a, 1, it->second.size());
   const int in = a.inputs[0];
-  std::vector<std::shared_ptr<const DeviceWeight>> weights;
-  bool quantizes = false;
+  std::vector<Shared> weights(it->second.size());
+  bool quantizes = false, left = false;
   for (size_t i = 0; i < it->second.size(); ++i) {
     if (it->second[i]->columns() != width(in)) a.fail("weight " + std::to_string(i) + " has " + std::to_string(it->second[i]->columns()) + " columns; expected " + std::to_string(width(in)));
     expect_width(a, setting_, a.outputs[i], it->second[i]->rows());
-    weights.push_back(on_device(p_.driver_, it->second[i]));
-    quantizes = quantizes || weights.back()->plain < 0;
+    if (i < f.skipped.size() && f.skipped[i]) continue;
+    weights[i] = on_device(p_.driver_, it->second[i]);
+    left = true;
+    quantizes = quantizes || weights[i]->plain < 0;
   }
-  int& x = quantized_[static_cast<size_t>(in)];
-  if (quantizes && x < 0) {
-    x = new_activations(width(in));
-    Piece q{};
-    q.kind = quantize_piece;
-    q.n = static_cast<int>(width(in));
-    q.m = static_cast<int>(chunk_count(width(in)));
-    Ids id{in};
-    id.to = x;
-    piece(q, id);
-  }
+  if (!left) return;
+  const int x = quantizes ? activations_of(in) : -1;
   flush();
-  // Weights of one type share a kernel; all of them read the same activations, so nothing waits between them.
+  // Weights of one type share a kernel, unquantized ones theirs; all of them read the same activations, so nothing waits between them.
+  bool first = true;
   for (size_t i = 0; i < weights.size(); ++i) {
-    const bool joins = weights[i]->plain < 0 && p_.steps_.size() && !p_.steps_.back().weights.empty() && p_.steps_.back().x == x && p_.steps_.back().weights[0]->kernel == weights[i]->kernel &&
-                       p_.steps_.back().weights.size() < static_cast<size_t>(most_parts) && i > 0;
+    if (!weights[i]) continue;
+    const bool plain = weights[i]->plain >= 0;
+    const bool joins = !first && p_.steps_.back().weights[0]->type == weights[i]->type && p_.steps_.back().weights.size() < static_cast<size_t>(plain ? most_plain_parts : most_parts);
+    first = false;
     Step& s = joins ? p_.steps_.back() : kernel(Kind::matmul);
     s.weights.push_back(weights[i]);
     s.outputs.push_back(f.glu >= 0 ? -1 : f.sum >= 0 ? ops_[static_cast<size_t>(f.sum)].outputs[0] : a.outputs[i]);
-    if (weights[i]->plain >= 0) {
-      s.input = in;
-      reads(in);
+    if (plain) {
+      s.input = operand(in);
     } else {
       s.x = x;
       used(x);
@@ -335,19 +475,96 @@ void GpuProgram::Planner::add_matmul(const Attributes& a, const Fused& f) {
     made(s.to);
   } else if (f.sum >= 0) {
     s.end = add_end;
-    s.residual = f.residual;
-    reads(f.residual);
-    s.scale = ops_[static_cast<size_t>(f.sum)].number("scale");
-    if (f.norm >= 0) {
-      const Attributes& n = ops_[static_cast<size_t>(f.norm)];
-      s.to = new_activations(width(f.residual));
-      p_.activations_[static_cast<size_t>(s.to)].deferred = true;
-      p_.activations_[static_cast<size_t>(s.to)].eps = n.number("eps");
-      if (n.vectors.count("weight")) s.norm = p_.constant(n.vector("weight", width(f.residual)));
-      quantized_[static_cast<size_t>(n.outputs[0])] = s.to;
-      made(s.to);
+    tail(s, f);
+  }
+  ++stage_;
+}
+
+void GpuProgram::Planner::add_experts(const Attributes& a, const Fused& f) {
+  expect_counts(a, 2, 1);
+  const int64_t hidden = width(a.inputs[0]), experts = width(a.inputs[1]), used_by_row = positive(a, "used", std::min<int64_t>(experts, 256));
+  expect_width(a, setting_, a.outputs[0], hidden);
+  const auto weight = [&](const char* name) {
+    const auto it = a.weights.find(name);
+    if (it == a.weights.end() || it->second.size() != 1) a.fail(std::string("needs one weight '") + name + "'");
+    return it->second[0];
+  };
+  const auto gate = weight("gate"), up = weight("up"), down = weight("down");
+  const int64_t inner = gate->rows();
+  const auto check = [&](const char* name, const Weight& w, int64_t rows, int64_t columns) {
+    auto shape = [](int64_t e, int64_t r, int64_t c) { return std::to_string(e) + " experts of " + std::to_string(r) + " x " + std::to_string(c); };
+    if (w.experts() != experts || w.rows() != rows || w.columns() != columns)
+      a.fail(std::string("weight '") + name + "' has " + shape(w.experts(), w.rows(), w.columns()) + "; expected " + shape(experts, rows, columns));
+  };
+  check("gate", *gate, inner, hidden);
+  check("up", *up, inner, hidden);
+  check("down", *down, hidden, inner);
+  if (!gate->type().unpack != !up->type().unpack) throw DeviceError(p_.driver_->info().name + ": experts whose gate is " + gate->type().name + " and whose up is " + up->type().name + " cannot be run on a card; use device='cpu'");
+  const bool canonical = &gate->type() != &up->type(), plain = !gate->type().unpack;
+  const auto of = [&](int op, int at) { return ops_[static_cast<size_t>(op)].weights.at("weights")[static_cast<size_t>(at)]; };
+
+  const int x = plain ? -1 : activations_of(a.inputs[0]);
+  Step& r = kernel(Kind::route);
+  r.logits = a.inputs[1];
+  r.has_shared = f.exit >= 0;
+  RouteArgs& route = r.route;
+  route.experts = static_cast<int>(experts);
+  route.used = static_cast<int>(used_by_row);
+  route.normalize = a.integer("normalize") != 0;
+  route.shared = r.has_shared;
+  if (a.vectors.count("scale")) route.scale = p_.constant(a.vector("scale", experts));
+  if (f.router >= 0) {
+    r.weights.push_back(on_device(p_.driver_, of(f.router, f.router_at)));
+    r.outputs.push_back(a.inputs[1]);
+    r.input = operand(ops_[static_cast<size_t>(f.router)].inputs[0]);
+    writes(a.inputs[1]);
+    if (f.opener >= 0) {
+      r.weights.push_back(on_device(p_.driver_, of(f.opener, f.opener_at)));
+      r.outputs.push_back(f.opening);
+      writes(f.opening);
     }
   }
+  reads(a.inputs[1]);
+  ++stage_;
+
+  Step& s = kernel(Kind::experts);
+  ExpertsArgs& e = s.experts;
+  s.gate = on_device(p_.driver_, gate, canonical);
+  s.up = on_device(p_.driver_, up, canonical);
+  s.down = on_device(p_.driver_, down);
+  s.has_shared = f.exit >= 0;
+  if (s.has_shared) {
+    s.shared_gate = on_device(p_.driver_, of(f.entry, f.gate_at), canonical);
+    s.shared_up = on_device(p_.driver_, of(f.entry, f.up_at), canonical);
+    s.shared_down = on_device(p_.driver_, of(f.exit, 0));
+  } else if (f.extra >= 0) {
+    s.extra = f.extra;
+    reads(f.extra);
+  }
+  if ((s.opening = f.opening) >= 0) reads(f.opening);
+  e.used = static_cast<int>(used_by_row);
+  e.gelu = activation(a) == gelu_end;
+  for (auto [name, factors] : {std::pair{"gate_scale", &e.first_scale}, {"up_scale", &e.second_scale}})
+    if (a.vectors.count(name)) *factors = p_.constant(a.vector(name, experts));
+  if (!e.first_scale != !e.second_scale) a.fail("needs both 'gate_scale' and 'up_scale', or none");
+  if (plain) {
+    s.input = {a.inputs[0]};
+    reads(a.inputs[0]);
+  } else {
+    s.x = x;
+    used(x);
+  }
+  s.outputs = {f.sum >= 0 ? ops_[static_cast<size_t>(f.sum)].outputs[0] : f.out};
+  s.scale = 1.0f;
+  writes(s.outputs[0]);
+  tail(s, f);
+  auto& m = p_.mixture_;
+  m.used = std::max(m.used, used_by_row);
+  m.made_floats = std::max(m.made_floats, (used_by_row + 1) * hidden);
+  const auto bytes_a_row = [](const DeviceWeight& w) { return w.plain >= 0 ? int64_t{w.columns} * 4 : int64_t{4} * pair_bytes * w.chunks / most_rows; };
+  m.gated_bytes = std::max(m.gated_bytes, used_by_row * bytes_a_row(*s.down));
+  if (s.has_shared) m.shared_bytes = std::max(m.shared_bytes, bytes_a_row(*s.shared_down));
+  m.counters = std::max(m.counters, hidden / unit_rows + 2);
   ++stage_;
 }
 

@@ -23,6 +23,10 @@ class GpuProgram::Planner {
     HeadFused q, k, v;
     bool gated = false, quantizes = false;
     int out = -1;
+    // Of a matmul: weights that another operation multiplies. Of experts: matmuls and their weights that it takes over (-1: none), buffers.
+    std::vector<bool> skipped;
+    int router = -1, router_at = 0, opener = -1, opener_at = 0, entry = -1, gate_at = 0, up_at = 0, exit = -1;
+    int opening = -1, extra = -1;
   };
   int64_t width(int id) const { return p_.widths_[static_cast<size_t>(id)]; }
   void reads(int id) { dies_[static_cast<size_t>(id)] = std::max(dies_[static_cast<size_t>(id)], stage_); }
@@ -36,9 +40,15 @@ class GpuProgram::Planner {
     used(activations);
   }
   static bool all_quantized(const Attributes& a);
-  bool only_multiplied(int id) const;
+  static bool quantized(const Attributes& a, const char* name);
+  bool only_multiplied(int id, bool plain_too = false) const;
   int only_user(int id, const char* kind) const;
   void fuse_matmul(int index);
+  void fuse_sum(int index, int out, Fused& f);
+  int output_of(int id, const char* kind, int& at) const;
+  bool takes(int op, int at);
+  void fuse_experts(int index);
+  bool fuse_shared(const Attributes& a, Fused& f);
   int fuse_head(int id, int64_t head, bool turned, HeadFused& h);
   void fuse_attention(int index);
   void flush();
@@ -49,7 +59,11 @@ class GpuProgram::Planner {
   static std::shared_ptr<Weight> one_weight(const Attributes& a);
   static MatmulEnd activation(const Attributes& a);
   static int64_t rotated(const Attributes& a, int64_t head);
+  int activations_of(int id);
+  Operand operand(int id);
+  void tail(Step& s, const Fused& f);
   void add_matmul(const Attributes& a, const Fused& f);
+  void add_experts(const Attributes& a, const Fused& f);
   void add_attention(const Attributes& a, const Fused& f);
   void add_delta(const Attributes& a);
   void place();

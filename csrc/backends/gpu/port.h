@@ -178,6 +178,23 @@ SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) {
   return out;
 }
 #endif
+// Over the 32 lanes: the largest value; the first lane where p holds (one must).
+#if SK_CUDA && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+SK_DEVICE u32 largest_u32(u32 v) { return __reduce_max_sync(~0u, v); }
+#else
+template <int MASK> SK_DEVICE u32 larger_u32(u32 v) {
+  const u32 other = swap_lanes<MASK>(v);
+  return other > v ? other : v;
+}
+SK_DEVICE u32 largest_u32(u32 v) { return larger_u32<1>(larger_u32<2>(larger_u32<4>(larger_u32<8>(larger_u32<16>(v))))); }
+#endif
+SK_DEVICE int first_lane(bool p) {
+#if SK_CUDA
+  return __ffs(static_cast<int>(__ballot_sync(~0u, p))) - 1;
+#else
+  return 31 - static_cast<int>(largest_u32(p ? 31u - static_cast<u32>(thread() & 31) : 0u));
+#endif
+}
 #if SK_AMD || SK_EMULATED
 SK_DEVICE float fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 SK_DEVICE float add(float a, float b) { return a + b; }

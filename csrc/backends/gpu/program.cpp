@@ -81,6 +81,11 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
         piece.z = gates_.as<float>();
       }
     }
+  if (mixture_.used) {
+    routes_ = Memory(driver_, (7 * int64_t{pass_rows} * (mixture_.used + 1) + 4) * 4);
+    counters_ = Memory(driver_, mixture_.counters * 4);
+    driver_->zero(counters_.address(), counters_.bytes());
+  }
   if (head_) {
     head_input_ = Memory(driver_, most_rows * static_cast<int64_t>(head_->columns) * 4);
     head_activations_ = Memory(driver_, int64_t{4} * pair_bytes * std::max(1, head_->chunks));
@@ -168,9 +173,145 @@ void GpuProgram::issue_rows(const std::vector<Piece>& pieces, int rows, const in
   driver_->launch("rows_in_order", rows * args.stretches, rows_threads, &args);
 }
 
-void GpuProgram::issue_plain(const DeviceWeight& w, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows) {
-  const PlainArgs args{w.memory.as<const void*>(), x, y, x_stride, y_stride, w.plain, w.rows, w.columns, rows};
-  driver_->launch("matmul_plain", (w.rows + 3) / 4, 128, &args);
+PlainArgs GpuProgram::plain_args(const Operand& x, int rows) const {
+  PlainArgs args{};
+  args.rows = rows;
+  if (x.buffer < 0) return args;
+  args.x = buffer(x.buffer);
+  args.x_stride = args.columns = static_cast<int>(widths_[static_cast<size_t>(x.buffer)]);
+  if (x.squares < 0) return args;
+  args.norm = x.norm;
+  args.squares = squares(x.squares);
+  args.squares_count = args.columns / unit_rows;
+  args.eps = activations_[static_cast<size_t>(x.squares)].eps;
+  return args;
+}
+void GpuProgram::add_plain(PlainArgs& args, const DeviceWeight& w, float* y, int64_t stride) {
+  args.parts[args.count++] = {w.memory.as<const void*>(), nullptr, y, static_cast<int>(stride), w.rows, w.plain, 1};
+  args.outputs += w.rows;
+}
+void GpuProgram::issue_plain(const PlainArgs& args) {
+  driver_->launch("matmul_plain", (args.outputs + 3) / 4 * ((args.rows + plain_rows - 1) / plain_rows), 128, &args);
+}
+
+Routes GpuProgram::routes() const {
+  const int64_t pairs = int64_t{pass_rows} * (mixture_.used + 1);
+  int* at = routes_.as<int>();
+  return {at, reinterpret_cast<float*>(at + pairs), at + 2 * pairs, reinterpret_cast<Job*>(at + 2 * pairs + 4), at + 6 * pairs + 4};
+}
+
+void GpuProgram::issue_route(const Step& s, int rows) {
+  RouteArgs args = s.route;
+  args.products = plain_args(s.input, rows);
+  for (size_t i = 0; i < s.weights.size(); ++i) add_plain(args.products, *s.weights[i], buffer(s.outputs[i]), widths_[static_cast<size_t>(s.outputs[i])]);
+  args.to = routes();
+  args.logits = buffer(s.logits);
+  args.arrived = counters_.as<int>();
+  args.rows = rows;
+  args.columns = rows <= 8 ? 8 : 16;
+  const int outputs = args.products.outputs, warps = route_threads / 32;
+  args.blocks = outputs ? (outputs + warps - 1) / warps * ((rows + plain_rows - 1) / plain_rows) : 1;
+  driver_->launch("route", args.blocks, route_threads, &args);
+}
+
+// Gate and up, then down and, for many rows, the sum.
+void GpuProgram::issue_experts(const Step& s, int rows) {
+  const DeviceInfo& card = driver_->info();
+  const int columns = rows <= 8 ? 8 : 16;
+  ExpertsArgs args = s.experts;
+  args.rows = rows;
+  args.routes = routes();
+  const auto side = [](const Shared& first, const Shared& second) {
+    ExpertWeights w{};
+    if (!first) return w;
+    w.first = first->memory.as<const void*>();
+    w.second = second ? second->memory.as<const void*>() : nullptr;
+    w.bytes = first->expert_bytes;
+    w.columns = first->columns;
+    w.chunks = first->chunks;
+    w.outputs = first->rows;
+    w.units = (first->rows + unit_rows - 1) / unit_rows;
+    w.type = first->plain;
+    return w;
+  };
+  const auto launch = [&](const char* name, const DeviceWeight& w, int halves) {
+    const int shared_jobs = s.has_shared ? (rows + columns - 1) / columns : 0, most_jobs = rows * args.used + shared_jobs;
+    args.slice_bits = 0;
+    if (w.plain < 0)
+      while (args.slice_bits < 3 && (2 << args.slice_bits) <= w.chunks) ++args.slice_bits;
+    const int teams = w.plain >= 0 ? 1 : expert_warps >> args.slice_bits, stretches = std::max((args.own.units + teams - 1) / teams, (args.shared.units + teams - 1) / teams);
+    int shared_bytes = 0, at_once = 4;
+    if (w.plain < 0) {
+      const auto bytes = [&](int depth) { return experts_shared(depth, w.chunk_bytes, columns, halves); };
+      if (bytes(1) > card.shared_a_block)
+        throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's experts need " + std::to_string(bytes(1)) + "; use device='cpu'");
+      // Two blocks a processor with all that they can have on its way.
+      const int steps = halves * ((w.chunks + (1 << args.slice_bits) - 1) >> args.slice_bits);
+      args.depth = 1;
+      for (int depth : {2, 4})
+        if (depth <= std::max(2, steps) && bytes(depth) <= card.shared_a_block && 2 * (bytes(depth) + 1024) <= card.shared_a_processor) args.depth = depth;
+      shared_bytes = bytes(args.depth);
+      at_once = std::max(1, std::min(columns == 8 ? 2 : 1, card.shared_a_processor / (shared_bytes + 1024)));
+    }
+    args.blocks = std::min(most_jobs * stretches, card.processors * at_once);
+    const std::string kernel = std::string("experts_") + name + (w.plain >= 0 ? "_plain" : "_" + w.type + "_columns" + std::to_string(columns));
+    driver_->launch(kernel.c_str(), args.blocks, expert_threads, &args, shared_bytes);
+  };
+
+  args.own = side(s.gate, s.up);
+  args.shared = side(s.shared_gate, s.shared_up);
+  if (s.x >= 0) {
+    args.x = activations(s.x);
+    args.x_more = int64_t{4} * pair_bytes * s.gate->chunks;
+    args.squares = squares(s.x);
+    args.norm_columns = s.gate->columns;
+    args.squares_count = s.gate->columns / unit_rows;
+    args.eps = activations_[static_cast<size_t>(s.x)].eps;
+  } else {
+    args.plain = buffer(s.input.buffer);
+  }
+  const bool quantizes = s.down->plain < 0;
+  const int64_t more = int64_t{4} * pair_bytes * s.down->chunks, shared_more = s.has_shared ? int64_t{4} * pair_bytes * s.shared_down->chunks : 0;
+  if (quantizes) {
+    args.to = gated_.as<unsigned char>();
+    args.to_more = more;
+    args.to_blocks = 8 * s.down->chunks;
+    args.to_shared = gated_shared_.as<unsigned char>();
+    args.to_shared_more = shared_more;
+    args.to_shared_blocks = s.has_shared ? 8 * s.shared_down->chunks : 0;
+  } else {
+    args.gated = gated_.as<float>();
+    args.gated_shared = gated_shared_.as<float>();
+  }
+  launch("enter", *s.gate, 2);
+
+  args.own = side(s.down, nullptr);
+  args.shared = side(s.shared_down, nullptr);
+  args.x = args.to;
+  args.x_more = more;
+  args.x_shared = args.to_shared;
+  args.x_shared_more = shared_more;
+  args.plain = args.gated;
+  args.plain_shared = args.gated_shared;
+  args.made = made_.as<float>();
+  args.joins = rows <= most_rows;
+  args.arrived = counters_.as<int>() + 1;
+  if (s.extra >= 0) args.extra = buffer(s.extra);
+  if (s.opening >= 0) {
+    args.opening = buffer(s.opening);
+    args.opening_stride = 1;
+  }
+  args.residual_scale = s.scale;
+  if (s.residual >= 0) args.residual = buffer(s.residual);
+  args.y = buffer(s.outputs[0]);
+  if (s.to >= 0) {
+    args.norm = s.norm;
+    args.y_to = activations(s.to);
+    args.y_to_more = int64_t{4} * pair_bytes * chunk_count(activations_[static_cast<size_t>(s.to)].columns);
+    args.squares_to = squares(s.to);
+  }
+  launch("leave", *s.down, 1);
+  if (!args.joins) driver_->launch("join_experts", (rows * args.own.units + expert_warps - 1) / expert_warps, expert_threads, &args);
 }
 
 // The form that suits the rows and the card; which one changes no bit. args: all but the grid.
@@ -192,14 +333,15 @@ void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units,
   const int twice = bytes(team, 2, columns);
   args.depth = twice <= card.shared_a_block && std::max(2, blocks) * (twice + 1024) <= card.shared_a_processor ? 2 : 1;
   args.blocks = std::min((items + teams - 1) / teams, card.processors * blocks);
-  driver_->launch((w.kernel + "_team" + std::to_string(team) + "_columns" + std::to_string(columns)).c_str(), args.blocks, team == 16 ? 512 : 128, &args, bytes(team, args.depth, columns));
+  driver_->launch(("matmul_" + w.type + "_team" + std::to_string(team) + "_columns" + std::to_string(columns)).c_str(), args.blocks, team == 16 ? 512 : 128, &args, bytes(team, args.depth, columns));
 }
 
 void GpuProgram::issue_step(const Step& s, int rows) {
   const DeviceWeight& w = *s.weights[0];
   if (w.plain >= 0) {
-    const int64_t stride = widths_[static_cast<size_t>(s.outputs[0])];
-    return issue_plain(w, buffer(s.input), widths_[static_cast<size_t>(s.input)], buffer(s.outputs[0]), stride, rows);
+    PlainArgs args = plain_args(s.input, rows);
+    for (size_t i = 0; i < s.weights.size(); ++i) add_plain(args, *s.weights[i], buffer(s.outputs[i]), widths_[static_cast<size_t>(s.outputs[i])]);
+    return issue_plain(args);
   }
   MatmulArgs args{};
   int units = 0;
@@ -291,7 +433,12 @@ void GpuProgram::issue_head(int first, int rows, int want) {
   }
   issue_rows(pieces, rows, pass_.wanted + first);
   if (head_->plain >= 0) {
-    issue_plain(*head_, head_input_.as<float>(), columns, logits_.as<float>(), vocabulary, rows);
+    PlainArgs args{};
+    args.x = head_input_.as<float>();
+    args.x_stride = args.columns = columns;
+    args.rows = rows;
+    add_plain(args, *head_, logits_.as<float>(), vocabulary);
+    issue_plain(args);
   } else {
     MatmulArgs args{};
     for (MatmulPart& p : args.parts) p.first = 1 << 30;
@@ -316,6 +463,10 @@ void GpuProgram::issue(const Shape& shape) {
       issue_step(s, shape.rows);
     } else if (s.kind == Kind::attention) {
       issue_attention(s, shape);
+    } else if (s.kind == Kind::route) {
+      issue_route(s, shape.rows);
+    } else if (s.kind == Kind::experts) {
+      issue_experts(s, shape.rows);
     } else {
       DeltaArgs& d = s.delta;
       d.pass = pass_;
@@ -443,6 +594,10 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   }
   if (shape.splits > 1) grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);
   grow(work_, int64_t{bucket(shape.parts)} * delta_work_ * 4);
+  grow(made_, int64_t{bucket(rows)} * mixture_.made_floats * 4);
+  // Rows come in groups of 16.
+  grow(gated_, (int64_t{bucket(rows)} * mixture_.gated_bytes) + (mixture_.used ? most_rows * mixture_.gated_bytes / mixture_.used : 0));
+  grow(gated_shared_, (bucket(rows) + most_rows) * mixture_.shared_bytes);
 
   if (recordings_.size() >= most_recordings && !recordings_.count(shape)) forget_recordings();
   auto& [seen, recording] = recordings_[shape];
@@ -587,8 +742,13 @@ std::vector<int32_t> GpuProgram::chain(const GpuAppend& start, const float* hidd
 // Of a pass of one row.
 std::vector<std::string> GpuProgram::kernels() const {
   std::vector<std::string> names;
-  for (const Step& s : steps_)
-    names.push_back(s.kind == Kind::rows ? "rows_in_order" : s.kind == Kind::attention ? "attention" : s.kind == Kind::delta ? "delta_rule" : s.weights[0]->plain >= 0 ? "matmul_plain" : s.weights[0]->kernel);
+  for (const Step& s : steps_) {
+    if (s.kind == Kind::experts) {
+      for (const auto& [name, w] : {std::pair{"experts_enter_", &*s.gate}, {"experts_leave_", &*s.down}}) names.push_back(name + (w->plain >= 0 ? "plain" : w->type));
+      continue;
+    }
+    names.push_back(s.kind == Kind::rows ? "rows_in_order" : s.kind == Kind::attention ? "attention" : s.kind == Kind::delta ? "delta_rule" : s.kind == Kind::route ? "route" : "matmul_" + (s.weights[0]->plain >= 0 ? "plain" : s.weights[0]->type));
+  }
   return names;
 }
 

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "backends/gpu/experts.h"
 #include "backends/gpu/sequence.h"
 #include "ops/operation.h"
 
@@ -41,14 +42,21 @@ class GpuProgram {
   std::vector<int32_t> chain(const GpuAppend& start, const float* hidden, int steps, Sampler* sampler);
 
  private:
-  enum class Kind { rows, matmul, attention, delta };
+  enum class Kind { rows, matmul, attention, delta, route, experts };
+  using Shared = std::shared_ptr<const DeviceWeight>;
+  // What unquantized weights multiply: a buffer; or the sum that a norm follows whose factor is left to them, with the norm's weights and squares.
+  struct Operand {
+    int buffer = -1, squares = -1;       // squares: activations that have them
+    const float* norm = nullptr;
+  };
   struct Step {                          // one kernel, or one for each weight type
     Kind kind = Kind::rows;
     std::vector<Piece> pieces;
     // Of a matmul: weights that share their type; buffers by number.
     std::vector<std::shared_ptr<const DeviceWeight>> weights;
     std::vector<int> outputs;            // -1: not wanted as floats
-    int input = -1, x = -1;              // the buffer, for unquantized weights; the activations
+    Operand input;                       // for unquantized weights
+    int x = -1;                          // activations
     int residual = -1, to = -1;          // buffer, activations
     MatmulEnd end = store_end;
     float scale = 1.0f;
@@ -57,6 +65,12 @@ class GpuProgram {
     int q = -1, k = -1, v = -1;
     int q_angles = -1, k_angles = -1;    // tables
     DeltaArgs delta{};
+    // Of a mixture: router and gate of the shared expert (weights, outputs), then the experts.
+    RouteArgs route{};
+    ExpertsArgs experts{};
+    Shared gate, up, down, shared_gate, shared_up, shared_down;
+    int logits = -1, opening = -1, extra = -1;
+    bool has_shared = false;
   };
   // Quantized activations of all rows of a pass; deferred: of a norm without its factor, with their sums of squares.
   struct Activations {
@@ -65,6 +79,8 @@ class GpuProgram {
     float eps = 0.0f;
     int born = 0, dies = 0;
     int64_t offset = 0;
+    int source = -1;                     // deferred: the buffer that the norm is of
+    const float* norm = nullptr;         // and its weights
   };
   struct Shape {                         // of a pass: what its kernels' grids follow from
     int rows, parts, longest, splits, wanted, want, cache_type;      // longest: rows of the part with the most
@@ -79,7 +95,11 @@ class GpuProgram {
   class Planner;
   void issue(const Shape& shape);
   void issue_rows(const std::vector<Piece>& pieces, int rows, const int* wanted);
-  void issue_plain(const DeviceWeight& w, const float* x, int64_t x_stride, float* y, int64_t y_stride, int rows);
+  PlainArgs plain_args(const Operand& x, int rows) const;
+  static void add_plain(PlainArgs& args, const DeviceWeight& w, float* y, int64_t stride);
+  void issue_plain(const PlainArgs& args);
+  void issue_route(const Step& s, int rows);
+  void issue_experts(const Step& s, int rows);
   void issue_matmul(const DeviceWeight& w, MatmulArgs args, int units, int rows);
   void issue_step(const Step& s, int rows);
   void issue_attention(Step& s, const Shape& shape);
@@ -125,6 +145,10 @@ class GpuProgram {
   int64_t attention_floats_ = 0;         // of partial results, per row and split
   int64_t most_heads_ = 1;
   int64_t delta_work_ = 0;
+  // Of mixtures: the most that a row's experts need.
+  struct { int64_t used = 0, made_floats = 0, gated_bytes = 0, shared_bytes = 0, counters = 0; } mixture_;
+  Memory routes_, made_, gated_, gated_shared_, counters_;
+  Routes routes() const;
   bool borrows_ = false;
   std::map<Shape, std::pair<int, void*>> recordings_;      // how often a shape was seen, and its recording
 };
