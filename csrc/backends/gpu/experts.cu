@@ -27,7 +27,7 @@ template <int NT> struct Scattered {
 
 // Which row of the activations a pair reads and writes.
 SK_DEVICE int row_of_pair(const ExpertsArgs& a, int pair) { return pair < a.rows * a.used ? pair / a.used : pair - a.rows * a.used; }
-template <bool ENTER> SK_DEVICE int source_of(const ExpertsArgs& a, int pair) { return ENTER || pair >= a.rows * a.used ? row_of_pair(a, pair) : pair; }
+template <bool ENTER> SK_DEVICE int source_of(const ExpertsArgs& a, int pair) { return ENTER || a.by_row || pair >= a.rows * a.used ? row_of_pair(a, pair) : pair; }
 
 // Items: first all stretches of units of the first job, and so on; the shared expert's jobs come last.
 struct Item {

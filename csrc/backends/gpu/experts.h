@@ -40,6 +40,7 @@ struct ExpertsArgs {
   ExpertWeights own, shared;             // shared.units 0: there is none
   Routes routes;
   int used, rows, slice_bits, depth, blocks;      // slice_bits: 2 to that power slices; blocks: of the grid
+  int by_row;                            // down multiplies rows of the pass, not pairs
   // What is multiplied: rows of the pass (gate and up) or pairs (down); the shared expert's down has rows of its own.
   const unsigned char *x, *x_shared;
   long long x_more, x_shared_more;
@@ -67,6 +68,15 @@ struct ExpertsArgs {
   unsigned char* y_to;
   long long y_to_more;
   float* squares_to;
+};
+
+// The head of ordered embeddings: pairs are a row's open clusters.
+struct OrderedArgs {
+  const float* made;                     // pairs x size
+  const int *chosen, *order;             // by pair: its cluster; the tokens, cluster by cluster
+  float* logits;                         // rows x vocabulary
+  int top, size, vocabulary;             // open clusters of a row, tokens of a cluster
+  float cap;
 };
 
 // Shared memory: a ring of two tiles a warp, then a sum for each warp, half and column.

@@ -7,5 +7,6 @@
 #include "backends/gpu/route.cu"
 #include "backends/gpu/experts.cu"
 #include "backends/gpu/experts_plain.cu"
+#include "backends/gpu/ordered.cu"
 #include "backends/gpu/choice.cu"
 #include "backends/gpu/draft.cu"

@@ -41,7 +41,7 @@ void upload_plain(const std::shared_ptr<Driver>& driver, DeviceWeight& d) {
   for (int e = 0; e < d.experts; ++e) driver->write(d.memory.address() + static_cast<Address>(e * d.expert_bytes), w.data(e), d.expert_bytes);
 }
 
-std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical) {
+std::shared_ptr<DeviceWeight> upload(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical) {
   auto d = std::make_shared<DeviceWeight>();
   const Weight& w = *weight;
   d->weight = weight;
@@ -85,6 +85,13 @@ std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver
 }
 
 }  // namespace
+
+std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight) {
+  const auto made = upload(driver, weight, false);
+  driver->wait();
+  made->weight.reset();
+  return made;
+}
 
 std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical) {
   if (weight->scaled()) throw ModelError("weights with scales beside them (FP8, or a .scale tensor) cannot be multiplied on a card yet; use device='cpu'");

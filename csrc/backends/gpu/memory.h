@@ -43,6 +43,8 @@ struct DeviceWeight {
   int experts = 1;
   int64_t expert_bytes = 0;              // from expert to expert
 };
+// To the card, for the caller alone; the weight is let go.
+std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight);
 // Uploaded at the first call for this card and shared from then on. canonical: in the layout that all quantized types have.
 std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical = false);
 

@@ -30,7 +30,7 @@ GpuProgram::Planner::Planner(GpuProgram& p, const std::vector<Attributes>& opera
   }
   for (size_t i = 0; i < ops_.size(); ++i) {
     if (ops_[i].kind == "matmul") fuse_matmul(static_cast<int>(i));
-    if (ops_[i].kind == "attention" || ops_[i].kind == "attend") fuse_attention(static_cast<int>(i));
+    if (ops_[i].kind == "attention" || ops_[i].kind == "attend" || ops_[i].kind == "shared_attention") fuse_attention(static_cast<int>(i));
     if (ops_[i].kind == "experts") fuse_experts(static_cast<int>(i));
   }
   for (size_t i = 0; i < ops_.size(); ++i)
@@ -39,8 +39,8 @@ GpuProgram::Planner::Planner(GpuProgram& p, const std::vector<Attributes>& opera
   flush();
   for (int id : {p.hidden_buffer_, p.head_buffer_})
     if (id >= 0) dies_[static_cast<size_t>(id)] = stage_;
-  for (int id : {p.embed_buffer_, p.input_buffer_})
-    if (id >= 0) born_[static_cast<size_t>(id)] = 0;
+  for (const Embedding& e : p.embeddings_) born_[static_cast<size_t>(e.buffer)] = 0;
+  if (p.input_buffer_ >= 0) born_[static_cast<size_t>(p.input_buffer_)] = 0;
   place();
 }
 
@@ -221,13 +221,13 @@ int GpuProgram::Planner::fuse_head(int id, int64_t head, bool turned, HeadFused&
 
 void GpuProgram::Planner::fuse_attention(int index) {
   const Attributes& a = ops_[static_cast<size_t>(index)];
-  const bool borrows = a.kind == "attend";
-  if (a.inputs.size() != (borrows ? 1u : 3u) || a.outputs.size() != 1) return;      // said in add_attention
+  const bool alone = a.kind != "attention";      // without keys and values of its own
+  if (a.inputs.size() != (alone ? 1u : 3u) || a.outputs.size() != 1) return;      // said in add_attention
   Fused& f = fused_[static_cast<size_t>(index)];
   const int64_t head = head_size(a), heads = positive(a, "heads", 4096), kv_heads = positive(a, "kv_heads", 4096);
   if (heads % kv_heads || width(a.inputs[0]) != heads * head) return;
   f.q.id = fuse_head(a.inputs[0], head, true, f.q);
-  if (!borrows) {
+  if (!alone) {
     f.k.id = fuse_head(a.inputs[1], head, true, f.k);
     f.v.id = fuse_head(a.inputs[2], head, false, f.v);
   }
@@ -290,13 +290,11 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
   Piece q{};
   auto n_of = [&](int id) { return static_cast<int>(width(id)); };
   if (a.kind == "embed") {
-    if (p_.embedding_) a.fail("per-layer embeddings cannot be run on a card yet; use device='cpu'");
-    p_.embedding_ = one_weight(a);
+    const auto table = one_weight(a);
     expect_counts(a, 0, 1);
-    if (p_.embedding_->columns() != width(out[0])) a.fail("the table has " + std::to_string(p_.embedding_->columns()) + " columns; expected " + std::to_string(width(out[0])));
-    p_.embedding_scale_ = a.number("scale");
-    p_.embed_buffer_ = out[0];
-    p_.vocabulary_ = p_.vocabulary_ ? std::min(p_.vocabulary_, p_.embedding_->rows()) : p_.embedding_->rows();
+    if (table->columns() != width(out[0])) a.fail("the table has " + std::to_string(table->columns()) + " columns; expected " + std::to_string(width(out[0])));
+    p_.embeddings_.push_back({table, a.number("scale"), out[0]});
+    p_.vocabulary_ = p_.vocabulary_ ? std::min(p_.vocabulary_, table->rows()) : table->rows();
   } else if (a.kind == "input") {
     expect_counts(a, 0, 1);
     p_.input_buffer_ = out[0];
@@ -327,8 +325,11 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
     piece(q, {in[0], -1, -1, out[0]});
   } else if (a.kind == "glu" || a.kind == "sigmoid_gate" || a.kind == "add") {
     expect_counts(a, 2, 1);
-    for (int id : in) expect_width(a, setting_, id, width(out[0]));
+    const bool one_gate = a.kind == "sigmoid_gate" && width(in[1]) == 1;
+    expect_width(a, setting_, in[0], width(out[0]));
+    if (!one_gate) expect_width(a, setting_, in[1], width(out[0]));
     q.n = n_of(out[0]);
+    q.m = one_gate;
     if (a.kind == "add") q.f = a.number("scale");
     q.kind = a.kind == "add" ? add_piece : a.kind == "sigmoid_gate" ? sigmoid_piece : activation(a) == silu_end ? silu_piece : gelu_piece;
     piece(q, {in[0], in[1], -1, out[0]});
@@ -349,10 +350,20 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
     piece(q, {in[0], in[1], -1, out[0]});
   } else if (a.kind == "matmul") {
     add_matmul(a, f);
-  } else if (a.kind == "attention" || a.kind == "attend") {
+  } else if (a.kind == "attention" || a.kind == "attend" || a.kind == "shared_attention") {
     add_attention(a, f);
   } else if (a.kind == "experts") {
     add_experts(a, f);
+  } else if (a.kind == "slice") {
+    expect_counts(a, 1, 1);
+    q.kind = slice_piece;
+    q.n = n_of(out[0]);
+    const int64_t offset = a.integer("offset");
+    if (offset < 0 || offset > width(in[0]) - q.n) a.fail("values " + std::to_string(offset) + " to " + std::to_string(offset + q.n) + " of a width of " + std::to_string(width(in[0])));
+    q.k = static_cast<int>(offset);
+    piece(q, {in[0], -1, -1, out[0]});
+  } else if (a.kind == "ordered_head") {
+    add_ordered_head(a);
   } else if (a.kind == "delta_net") {
     add_delta(a);
   } else if (a.kind == "head") {
@@ -369,10 +380,45 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
   }
 }
 
-std::shared_ptr<Weight> GpuProgram::Planner::one_weight(const Attributes& a) {
-  const auto it = a.weights.find("weight");
-  if (it == a.weights.end() || it->second.size() != 1) a.fail("needs one weight");
+std::shared_ptr<Weight> GpuProgram::Planner::one_weight(const Attributes& a, const char* name) {
+  const auto it = a.weights.find(name);
+  if (it == a.weights.end() || it->second.size() != 1) a.fail(std::string("needs one weight '") + name + "'");
   return it->second[0];
+}
+
+// The table goes to the card cluster by cluster, each as one of many experts of which a row takes some.
+void GpuProgram::Planner::add_ordered_head(const Attributes& a) {
+  expect_counts(a, 1, 0);
+  const auto table = one_weight(a), centroids = one_weight(a, "centroids");
+  const int64_t columns = width(a.inputs[0]), clusters = centroids->rows(), size = table->rows() / clusters;
+  for (const auto& w : {table, centroids})
+    if (w->columns() != columns) a.fail("a weight has " + std::to_string(w->columns()) + " columns; expected " + std::to_string(columns));
+  if (table->rows() % clusters) a.fail(std::to_string(clusters) + " centroids do not divide a vocabulary of " + std::to_string(table->rows()));
+  if (table->scaled()) throw ModelError("operation 'ordered_head': a table with scales beside it cannot be laid out by clusters");
+  p_.softcap_ = a.number("softcap");
+  if (!(p_.softcap_ >= 0)) a.fail("a soft cap cannot be negative");
+  const auto order = a.integers.find("order");
+  if (order == a.integers.end() || static_cast<int64_t>(order->second.size()) != table->rows()) a.fail("parameter 'order' must list every token of the vocabulary");
+  const int64_t row_bytes = table->bytes() / table->rows();
+  std::vector<int> ids;
+  std::vector<bool> listed(order->second.size());
+  const auto sorted = skipstone::allocate(table->bytes());
+  for (int64_t id : order->second) {
+    if (id < 0 || id >= table->rows() || listed[static_cast<size_t>(id)]) a.fail("parameter 'order' has token " + std::to_string(id) + " twice or beyond the vocabulary");
+    listed[static_cast<size_t>(id)] = true;
+    memcpy(sorted.get() + static_cast<int64_t>(ids.size()) * row_bytes, table->data() + id * row_bytes, static_cast<size_t>(row_bytes));
+    ids.push_back(static_cast<int>(id));
+  }
+  std::vector<const uint8_t*> each;
+  for (int64_t c = 0; c < clusters; ++c) each.push_back(sorted.get() + c * size * row_bytes);
+  p_.head_ = upload(p_.driver_, std::make_shared<Weight>(table->type().name, size, columns, each, size * row_bytes, sorted));
+  p_.ordered_.centroids = on_device(p_.driver_, centroids);
+  p_.ordered_.top = static_cast<int>(positive(a, "top", clusters));
+  p_.ordered_.order = Memory(p_.driver_, static_cast<int64_t>(ids.size()) * 4);
+  p_.driver_->write(p_.ordered_.order.address(), ids.data(), static_cast<int64_t>(ids.size()) * 4);
+  p_.driver_->wait();
+  p_.head_buffer_ = a.inputs[0];
+  p_.vocabulary_ = table->rows();
 }
 
 MatmulEnd GpuProgram::Planner::activation(const Attributes& a) {
@@ -569,15 +615,15 @@ void GpuProgram::Planner::add_experts(const Attributes& a, const Fused& f) {
 }
 
 void GpuProgram::Planner::add_attention(const Attributes& a, const Fused& f) {
-  const bool borrows = a.kind == "attend";
-  expect_counts(a, borrows ? 1 : 3, 1);
+  const bool borrows = a.kind == "attend", alone = a.kind != "attention";
+  expect_counts(a, alone ? 1 : 3, 1);
   const int64_t heads = positive(a, "heads", 4096), kv_heads = positive(a, "kv_heads", 4096), head = head_size(a), window = a.integer("window"), state = a.integer(borrows ? "borrowed_state" : "state");
   if (heads % kv_heads) a.fail(std::to_string(kv_heads) + " key/value heads do not divide " + std::to_string(heads) + " query heads");
   if (window < 0 || state < 0) a.fail("window and state cannot be negative");
   expect_width(a, setting_, a.inputs[0], heads * head);
   expect_width(a, setting_, a.outputs[0], heads * head);
   if (!borrows) {
-    for (int i : {1, 2}) expect_width(a, setting_, a.inputs[static_cast<size_t>(i)], kv_heads * head);
+    for (size_t i = 1; i < a.inputs.size(); ++i) expect_width(a, setting_, a.inputs[i], kv_heads * head);
     if (state >= static_cast<int64_t>(p_.states_.size()) || !p_.states_[static_cast<size_t>(state)].kv) a.fail("state " + std::to_string(state) + " is not a cache of keys and values");
     const KvSpec& kv = *p_.states_[static_cast<size_t>(state)].kv;
     if (kv.kv_heads != kv_heads || kv.head != head || kv.window != window) a.fail("state " + std::to_string(state) + " has another shape");
@@ -592,6 +638,7 @@ void GpuProgram::Planner::add_attention(const Attributes& a, const Fused& f) {
   t.scale = a.number("scale");
   t.heads = static_cast<int>(heads);
   t.borrows = borrows;
+  s.shares = alone && !borrows;
   t.gated = f.gated;
   const auto head_args = [&](const HeadFused& h, HeadArgs& to, int& id, int step) {
     to = {nullptr, h.norm, nullptr, static_cast<int>(width(h.id)), step, h.normed, h.rotated, h.eps};
@@ -601,7 +648,7 @@ void GpuProgram::Planner::add_attention(const Attributes& a, const Fused& f) {
   const int one = static_cast<int>(head);
   head_args(f.q, t.q, s.q, f.gated ? 2 * one : one);
   s.q_angles = f.q.angles;
-  if (!borrows) {
+  if (!alone) {
     head_args(f.k, t.k, s.k, one);
     head_args(f.v, t.v, s.v, one);
     s.k_angles = f.k.angles;

@@ -56,12 +56,13 @@ class GpuProgram::Planner {
   Step& kernel(Kind kind);
   int new_activations(int64_t columns);
   void add(const Attributes& a, const Fused& f);
-  static std::shared_ptr<Weight> one_weight(const Attributes& a);
+  static std::shared_ptr<Weight> one_weight(const Attributes& a, const char* name = "weight");
   static MatmulEnd activation(const Attributes& a);
   static int64_t rotated(const Attributes& a, int64_t head);
   int activations_of(int id);
   Operand operand(int id);
   void tail(Step& s, const Fused& f);
+  void add_ordered_head(const Attributes& a);
   void add_matmul(const Attributes& a, const Fused& f);
   void add_experts(const Attributes& a, const Fused& f);
   void add_attention(const Attributes& a, const Fused& f);

@@ -39,7 +39,7 @@ TableKind table_kind(const DeviceWeight& w) {
   if (w.plain >= 0) return static_cast<TableKind>(w.plain);
   const std::pair<const char*, TableKind> kinds[] = {{"q8_0", q8_0_table}, {"q4_0", q4_0_table}, {"q5_0", q5_0_table}, {"q4_k", q4_k_table}, {"q5_k", q5_k_table}, {"q6_k", q6_k_table}};
   for (const auto& [name, kind] : kinds)
-    if (w.kernel == std::string("matmul_") + name) return kind;
+    if (w.type == name) return kind;
   return canonical_table;
 }
 
@@ -50,6 +50,27 @@ NoiseRecord noise_of(const Sampler& sampler) {
   if (o.top_p < 1) least = std::max(least, (1 - o.top_p) / 4);
   if (o.top_k > 0) least = std::max(least, 1 / (64.0f * static_cast<float>(o.top_k)));
   return {o.seed, o.sequence, sampler.position(), 1 / o.temperature, least > 0 ? std::log(least) * o.temperature : -std::numeric_limits<float>::infinity(), o.limit > 0 ? o.limit : sampler.vocabulary()};
+}
+
+// Routes of so many pairs, the shared expert's included, and their jobs.
+int64_t route_bytes(int64_t pairs) { return (7 * pairs + 4) * 4; }
+Routes routes_in(const Memory& memory, int64_t pairs) {
+  int* at = memory.as<int>();
+  return {at, reinterpret_cast<float*>(at + pairs), at + 2 * pairs, reinterpret_cast<Job*>(at + 2 * pairs + 4), at + 6 * pairs + 4};
+}
+int expert_columns(int rows) { return rows <= 8 ? 8 : 16; }
+ExpertWeights side_of(const DeviceWeight* first, const DeviceWeight* second) {
+  if (!first) return {};
+  ExpertWeights w{};
+  w.first = first->memory.as<const void*>();
+  w.second = second ? second->memory.as<const void*>() : nullptr;
+  w.bytes = first->expert_bytes;
+  w.columns = first->columns;
+  w.chunks = first->chunks;
+  w.outputs = first->rows;
+  w.units = (first->rows + unit_rows - 1) / unit_rows;
+  w.type = first->plain;
+  return w;
 }
 
 }  // namespace
@@ -82,13 +103,19 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
       }
     }
   if (mixture_.used) {
-    routes_ = Memory(driver_, (7 * int64_t{pass_rows} * (mixture_.used + 1) + 4) * 4);
+    routes_ = Memory(driver_, route_bytes(pass_rows * (mixture_.used + 1)));
     counters_ = Memory(driver_, mixture_.counters * 4);
     driver_->zero(counters_.address(), counters_.bytes());
   }
   if (head_) {
     head_input_ = Memory(driver_, most_rows * static_cast<int64_t>(head_->columns) * 4);
-    head_activations_ = Memory(driver_, int64_t{4} * pair_bytes * std::max(1, head_->chunks));
+    head_activations_ = Memory(driver_, int64_t{4} * pair_bytes * chunk_count(head_->columns));
+    if (ordered_.top) {
+      const int64_t pairs = int64_t{most_rows} * ordered_.top;
+      ordered_.scores = Memory(driver_, int64_t{most_rows} * ordered_.centroids->rows * 4);
+      ordered_.routes = Memory(driver_, route_bytes(pairs));
+      ordered_.made = Memory(driver_, pairs * head_->rows * 4);
+    }
     logits_ = Memory(driver_, most_rows * vocabulary_ * 4);
     best_ = Memory(driver_, most_rows * choice_blocks * 4);
     ids_ = Memory(driver_, most_rows * choice_blocks * 4);
@@ -194,72 +221,53 @@ void GpuProgram::issue_plain(const PlainArgs& args) {
   driver_->launch("matmul_plain", (args.outputs + 3) / 4 * ((args.rows + plain_rows - 1) / plain_rows), 128, &args);
 }
 
-Routes GpuProgram::routes() const {
-  const int64_t pairs = int64_t{pass_rows} * (mixture_.used + 1);
-  int* at = routes_.as<int>();
-  return {at, reinterpret_cast<float*>(at + pairs), at + 2 * pairs, reinterpret_cast<Job*>(at + 2 * pairs + 4), at + 6 * pairs + 4};
-}
-
 void GpuProgram::issue_route(const Step& s, int rows) {
   RouteArgs args = s.route;
   args.products = plain_args(s.input, rows);
   for (size_t i = 0; i < s.weights.size(); ++i) add_plain(args.products, *s.weights[i], buffer(s.outputs[i]), widths_[static_cast<size_t>(s.outputs[i])]);
-  args.to = routes();
+  args.to = routes_in(routes_, pass_rows * (mixture_.used + 1));
   args.logits = buffer(s.logits);
   args.arrived = counters_.as<int>();
   args.rows = rows;
-  args.columns = rows <= 8 ? 8 : 16;
+  args.columns = expert_columns(rows);
   const int outputs = args.products.outputs, warps = route_threads / 32;
   args.blocks = outputs ? (outputs + warps - 1) / warps * ((rows + plain_rows - 1) / plain_rows) : 1;
   driver_->launch("route", args.blocks, route_threads, &args);
 }
 
+// halves: 2 for gate and up.
+void GpuProgram::launch_experts(const char* name, const DeviceWeight& w, ExpertsArgs& args, int halves) {
+  const DeviceInfo& card = driver_->info();
+  const int columns = expert_columns(args.rows), shared_jobs = args.shared.units ? (args.rows + columns - 1) / columns : 0, most_jobs = args.rows * args.used + shared_jobs;
+  args.slice_bits = 0;
+  if (w.plain < 0)
+    while (args.slice_bits < 3 && (2 << args.slice_bits) <= w.chunks) ++args.slice_bits;
+  const int teams = w.plain >= 0 ? 1 : expert_warps >> args.slice_bits, stretches = std::max((args.own.units + teams - 1) / teams, (args.shared.units + teams - 1) / teams);
+  int shared_bytes = 0, at_once = 4;
+  if (w.plain < 0) {
+    const auto bytes = [&](int depth) { return experts_shared(depth, w.chunk_bytes, columns, halves); };
+    if (bytes(1) > card.shared_a_block)
+      throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's experts need " + std::to_string(bytes(1)) + "; use device='cpu'");
+    // Two blocks a processor with all that they can have on its way.
+    const int steps = halves * ((w.chunks + (1 << args.slice_bits) - 1) >> args.slice_bits);
+    args.depth = 1;
+    for (int depth : {2, 4})
+      if (depth <= std::max(2, steps) && bytes(depth) <= card.shared_a_block && 2 * (bytes(depth) + 1024) <= card.shared_a_processor) args.depth = depth;
+    shared_bytes = bytes(args.depth);
+    at_once = std::max(1, std::min(columns == 8 ? 2 : 1, card.shared_a_processor / (shared_bytes + 1024)));
+  }
+  args.blocks = std::min(most_jobs * stretches, card.processors * at_once);
+  const std::string kernel = std::string("experts_") + name + (w.plain >= 0 ? "_plain" : "_" + w.type + "_columns" + std::to_string(columns));
+  driver_->launch(kernel.c_str(), args.blocks, expert_threads, &args, shared_bytes);
+}
+
 // Gate and up, then down and, for many rows, the sum.
 void GpuProgram::issue_experts(const Step& s, int rows) {
-  const DeviceInfo& card = driver_->info();
-  const int columns = rows <= 8 ? 8 : 16;
   ExpertsArgs args = s.experts;
   args.rows = rows;
-  args.routes = routes();
-  const auto side = [](const Shared& first, const Shared& second) {
-    ExpertWeights w{};
-    if (!first) return w;
-    w.first = first->memory.as<const void*>();
-    w.second = second ? second->memory.as<const void*>() : nullptr;
-    w.bytes = first->expert_bytes;
-    w.columns = first->columns;
-    w.chunks = first->chunks;
-    w.outputs = first->rows;
-    w.units = (first->rows + unit_rows - 1) / unit_rows;
-    w.type = first->plain;
-    return w;
-  };
-  const auto launch = [&](const char* name, const DeviceWeight& w, int halves) {
-    const int shared_jobs = s.has_shared ? (rows + columns - 1) / columns : 0, most_jobs = rows * args.used + shared_jobs;
-    args.slice_bits = 0;
-    if (w.plain < 0)
-      while (args.slice_bits < 3 && (2 << args.slice_bits) <= w.chunks) ++args.slice_bits;
-    const int teams = w.plain >= 0 ? 1 : expert_warps >> args.slice_bits, stretches = std::max((args.own.units + teams - 1) / teams, (args.shared.units + teams - 1) / teams);
-    int shared_bytes = 0, at_once = 4;
-    if (w.plain < 0) {
-      const auto bytes = [&](int depth) { return experts_shared(depth, w.chunk_bytes, columns, halves); };
-      if (bytes(1) > card.shared_a_block)
-        throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's experts need " + std::to_string(bytes(1)) + "; use device='cpu'");
-      // Two blocks a processor with all that they can have on its way.
-      const int steps = halves * ((w.chunks + (1 << args.slice_bits) - 1) >> args.slice_bits);
-      args.depth = 1;
-      for (int depth : {2, 4})
-        if (depth <= std::max(2, steps) && bytes(depth) <= card.shared_a_block && 2 * (bytes(depth) + 1024) <= card.shared_a_processor) args.depth = depth;
-      shared_bytes = bytes(args.depth);
-      at_once = std::max(1, std::min(columns == 8 ? 2 : 1, card.shared_a_processor / (shared_bytes + 1024)));
-    }
-    args.blocks = std::min(most_jobs * stretches, card.processors * at_once);
-    const std::string kernel = std::string("experts_") + name + (w.plain >= 0 ? "_plain" : "_" + w.type + "_columns" + std::to_string(columns));
-    driver_->launch(kernel.c_str(), args.blocks, expert_threads, &args, shared_bytes);
-  };
-
-  args.own = side(s.gate, s.up);
-  args.shared = side(s.shared_gate, s.shared_up);
+  args.routes = routes_in(routes_, pass_rows * (mixture_.used + 1));
+  args.own = side_of(s.gate.get(), s.up.get());
+  args.shared = side_of(s.shared_gate.get(), s.shared_up.get());
   if (s.x >= 0) {
     args.x = activations(s.x);
     args.x_more = int64_t{4} * pair_bytes * s.gate->chunks;
@@ -283,10 +291,10 @@ void GpuProgram::issue_experts(const Step& s, int rows) {
     args.gated = gated_.as<float>();
     args.gated_shared = gated_shared_.as<float>();
   }
-  launch("enter", *s.gate, 2);
+  launch_experts("enter", *s.gate, args, 2);
 
-  args.own = side(s.down, nullptr);
-  args.shared = side(s.shared_down, nullptr);
+  args.own = side_of(s.down.get(), nullptr);
+  args.shared = side_of(s.shared_down.get(), nullptr);
   args.x = args.to;
   args.x_more = more;
   args.x_shared = args.to_shared;
@@ -310,7 +318,7 @@ void GpuProgram::issue_experts(const Step& s, int rows) {
     args.y_to_more = int64_t{4} * pair_bytes * chunk_count(activations_[static_cast<size_t>(s.to)].columns);
     args.squares_to = squares(s.to);
   }
-  launch("leave", *s.down, 1);
+  launch_experts("leave", *s.down, args, 1);
   if (!args.joins) driver_->launch("join_experts", (rows * args.own.units + expert_warps - 1) / expert_warps, expert_threads, &args);
 }
 
@@ -387,8 +395,8 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
     a.to = activations(s.to);
     a.to_more = int64_t{4} * pair_bytes * chunk_count(activations_[static_cast<size_t>(s.to)].columns);
   }
-  a.stored = !a.borrows && shape.rows > most_rows;
-  if (a.stored) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
+  a.stored = s.shares || (!a.borrows && shape.rows > most_rows);
+  if (a.stored && !s.shares) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
   const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads));
   a.parts = shape.parts;
   a.tiles = (shape.longest * (a.heads / a.cache.kv_heads) + 8 * form.columns - 1) / (8 * form.columns);
@@ -414,6 +422,49 @@ int GpuProgram::attention_pieces(int head, int type, int columns, int blocks) co
   return blocks > card.processors && columns < 8 && together >= 2 ? together : alone;
 }
 
+// Of the rows in head_input_: scores of the centroids, the best of them, the products with their clusters.
+void GpuProgram::issue_ordered(int rows) {
+  const DeviceWeight& centroids = *ordered_.centroids;
+  if (centroids.plain >= 0) {
+    PlainArgs args{};
+    args.x = head_input_.as<float>();
+    args.x_stride = args.columns = centroids.columns;
+    args.rows = rows;
+    add_plain(args, centroids, ordered_.scores.as<float>(), centroids.rows);
+    issue_plain(args);
+  } else {
+    MatmulArgs args{};
+    for (MatmulPart& p : args.parts) p.first = 1 << 30;
+    args.parts[0] = {centroids.memory.as<const unsigned char>(), ordered_.scores.as<float>(), centroids.rows, centroids.rows, 0};
+    args.x = head_activations_.as<unsigned char>();
+    issue_matmul(centroids, args, centroids.tiles / 2, rows);
+  }
+  RouteArgs route{};
+  route.to = routes_in(ordered_.routes, most_rows * ordered_.top);
+  route.logits = ordered_.scores.as<float>();
+  route.experts = centroids.rows;
+  route.used = ordered_.top;
+  route.normalize = 1;
+  route.rows = rows;
+  route.columns = expert_columns(rows);
+  route.blocks = 1;
+  driver_->launch("route", 1, route_threads, &route);
+  ExpertsArgs args{};
+  args.own = side_of(head_.get(), nullptr);
+  args.routes = route.to;
+  args.used = ordered_.top;
+  args.rows = rows;
+  args.by_row = 1;
+  args.x = head_activations_.as<unsigned char>();
+  args.plain = head_input_.as<float>();
+  args.made = ordered_.made.as<float>();
+  launch_experts("leave", *head_, args, 1);
+  const CapArgs close{logits_.as<float>(), rows * vocabulary_, 0.0f, 4 * driver_->info().processors};
+  driver_->launch("close_logits", close.blocks, 256, &close);
+  const OrderedArgs open{args.made, route.to.chosen, ordered_.order.as<int>(), logits_.as<float>(), ordered_.top, head_->rows, static_cast<int>(vocabulary_), softcap_};
+  driver_->launch("open_logits", rows * ordered_.top, 128, &open);
+}
+
 // Up to 16 wanted rows from the first-th on.
 void GpuProgram::issue_head(int first, int rows, int want) {
   const int columns = head_->columns, vocabulary = static_cast<int>(vocabulary_);
@@ -422,17 +473,19 @@ void GpuProgram::issue_head(int first, int rows, int want) {
   pieces[0].n = pieces[0].a_stride = pieces[0].y_stride = columns;
   pieces[0].a = buffer(head_buffer_);
   pieces[0].y = head_input_.as<float>();
-  if (head_->plain < 0) {
+  if (head_->plain < 0 || (ordered_.top && ordered_.centroids->plain < 0)) {
     Piece q{};
     q.kind = quantize_piece;
     q.n = q.a_stride = columns;
-    q.m = head_->chunks;
+    q.m = static_cast<int>(chunk_count(columns));
     q.a = head_input_.as<float>();
     q.to = head_activations_.as<unsigned char>();
     pieces.push_back(q);
   }
   issue_rows(pieces, rows, pass_.wanted + first);
-  if (head_->plain >= 0) {
+  if (ordered_.top) {
+    issue_ordered(rows);
+  } else if (head_->plain >= 0) {
     PlainArgs args{};
     args.x = head_input_.as<float>();
     args.x_stride = args.columns = columns;
@@ -446,7 +499,7 @@ void GpuProgram::issue_head(int first, int rows, int want) {
     args.x = head_activations_.as<unsigned char>();
     issue_matmul(*head_, args, head_->tiles / 2, rows);
   }
-  if (softcap_ > 0) {
+  if (softcap_ > 0 && !ordered_.top) {
     const CapArgs cap{logits_.as<float>(), static_cast<long long>(rows) * vocabulary, softcap_, 4 * driver_->info().processors};
     driver_->launch("softcap", cap.blocks, 256, &cap);
   }
@@ -498,9 +551,9 @@ void GpuProgram::issue_chain(const Shape& shape) {
   d.wanted = reinterpret_cast<int*>(tables_.address() + wanted_at);
   d.choice = choices_.as<int>();
   d.input = buffer(input_buffer_);
-  d.embed = buffer(embed_buffer_);
-  d.table = {table_->memory.as<const void>(), table_kind(*table_), table_->rows, table_->columns, table_->chunks, table_->chunk_bytes};
-  d.scale = embedding_scale_;
+  d.embed = buffer(embeddings_[0].buffer);
+  d.table = {table_->memory.as<const unsigned char>(), table_kind(*table_), table_->rows, table_->columns, table_->chunks, table_->chunk_bytes};
+  d.scale = embeddings_[0].scale;
   d.hidden_width = static_cast<int>(hidden_width_);
   d.stays = borrows_;
   issue_choice(shape, 0);
@@ -558,13 +611,13 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
     const NoiseRecord noise = noise_of(*chain->sampler);
     driver_->write(tables_.address() + noise_at, &noise, sizeof noise);
   }
-  if (embedding_) {
-    const int64_t width = embedding_->columns();
+  for (const Embedding& e : embeddings_) {
+    const int64_t width = e.table->columns();
     std::vector<float> staged(static_cast<size_t>(rows * width));
-    for (int r = 0; r < rows; ++r) embedding_->row(tokens[static_cast<size_t>(r)], staged.data() + r * width);
-    if (embedding_scale_ != 1.0f)
-      for (float& v : staged) v *= embedding_scale_;
-    driver_->write(reinterpret_cast<Address>(buffer(embed_buffer_)), staged.data(), rows * width * 4);
+    for (int r = 0; r < rows; ++r) e.table->row(tokens[static_cast<size_t>(r)], staged.data() + r * width);
+    if (e.scale != 1.0f)
+      for (float& v : staged) v *= e.scale;
+    driver_->write(reinterpret_cast<Address>(buffer(e.buffer)), staged.data(), rows * width * 4);
   }
   if (input_buffer_ >= 0) driver_->write(reinterpret_cast<Address>(buffer(input_buffer_)), hidden, rows * input_width_ * 4);
 
@@ -688,11 +741,11 @@ void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want
 // Whether a chain needs nothing of the host between its drafts: choices with penalties, a bias or a grammar are the sampler's.
 bool GpuProgram::chains_alone(const GpuAppend& start, const Sampler* sampler) {
   const bool simple = std::all_of(states_.begin(), states_.end(), [](const StateSpec& s) { return s.kv.has_value(); });
-  if (!head_ || !embedding_ || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
+  if (!head_ || embeddings_.size() != 1 || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
   if (table_) return true;
   try {
     std::lock_guard<std::mutex> lock(driver_->busy);
-    table_ = on_device(driver_, embedding_);
+    table_ = on_device(driver_, embeddings_[0].table);
   } catch (const DeviceError&) {
     no_table_ = true;                            // the host looks the rows up, as it does for passes
   }

@@ -70,7 +70,7 @@ class GpuProgram {
     ExpertsArgs experts{};
     Shared gate, up, down, shared_gate, shared_up, shared_down;
     int logits = -1, opening = -1, extra = -1;
-    bool has_shared = false;
+    bool has_shared = false, shares = false;      // shares: attention to the cache that an earlier one of the pass fills
   };
   // Quantized activations of all rows of a pass; deferred: of a norm without its factor, with their sums of squares.
   struct Activations {
@@ -100,6 +100,7 @@ class GpuProgram {
   void issue_plain(const PlainArgs& args);
   void issue_route(const Step& s, int rows);
   void issue_experts(const Step& s, int rows);
+  void launch_experts(const char* name, const DeviceWeight& w, ExpertsArgs& args, int halves);
   void issue_matmul(const DeviceWeight& w, MatmulArgs args, int units, int rows);
   void issue_step(const Step& s, int rows);
   void issue_attention(Step& s, const Shape& shape);
@@ -135,20 +136,31 @@ class GpuProgram {
   Memory values_, activation_memory_, tables_, partial_, arrived_, mixed_, gates_, updates_, work_, head_input_, head_activations_, logits_, best_, ids_, choices_;
   PassTables pass_{};
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
-  int hidden_buffer_ = -1, input_buffer_ = -1, head_buffer_ = -1, embed_buffer_ = -1;
-  std::shared_ptr<Weight> embedding_;
-  std::shared_ptr<const DeviceWeight> table_;      // the same on the card, once a chain wants it
+  int hidden_buffer_ = -1, input_buffer_ = -1, head_buffer_ = -1;
+  // Tables stay in the host's memory (per-layer ones are large); their rows go to the card with the pass.
+  struct Embedding {
+    std::shared_ptr<Weight> table;
+    float scale;
+    int buffer;
+  };
+  std::vector<Embedding> embeddings_;
+  std::shared_ptr<const DeviceWeight> table_;      // the first on the card, once a chain wants it
   bool no_table_ = false;                // there was no room for it
   Memory drafts_;
-  float embedding_scale_ = 1.0f, softcap_ = 0.0f;
-  std::shared_ptr<const DeviceWeight> head_;
+  float softcap_ = 0.0f;
+  std::shared_ptr<const DeviceWeight> head_;      // with ordered_.top > 0 its table, a cluster an expert
+  struct {
+    Shared centroids;
+    int top = 0;
+    Memory order, scores, routes, made;
+  } ordered_;
+  void issue_ordered(int rows);
   int64_t attention_floats_ = 0;         // of partial results, per row and split
   int64_t most_heads_ = 1;
   int64_t delta_work_ = 0;
   // Of mixtures: the most that a row's experts need.
   struct { int64_t used = 0, made_floats = 0, gated_bytes = 0, shared_bytes = 0, counters = 0; } mixture_;
   Memory routes_, made_, gated_, gated_shared_, counters_;
-  Routes routes() const;
   bool borrows_ = false;
   std::map<Shape, std::pair<int, void*>> recordings_;      // how often a shape was seen, and its recording
 };

@@ -2,6 +2,7 @@
 //   norm       a -> y, n wide, groups of m, weights c or none, f = eps          add       a, b -> y, n wide, f = scale
 //   rope       a -> y, n wide, head m, k rotated, c = cosines, sines a position      silu, gelu, sigmoid  a, b -> y, n wide
 //   split      a -> y, z, n = heads, m = head                                   concat    a, b -> y, n and m wide
+//   slice      a -> y, n wide, values from k on; sigmoid with m = 1 has one gate a row
 //   quantize   a -> to, n columns, m chunks                                     gather    a[wanted row] -> y, n wide
 //   mix        a = qkv, b, c = gates a and b -> y = mixed, z = gamma, beta; d = taps, decay, dt_bias; n = channels, m = kernel, k = head, l = key heads
 //   gated      a, b = z -> y, c = norm weights, d = qkv to be remembered, n = value heads, m = head, k = channels, f = eps
@@ -131,7 +132,7 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
       for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(gelu_tanh(a[i]), b[i]);
       return;
     case sigmoid_piece:
-      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(a[i], sigmoid(b[i]));
+      for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = mul(a[i], sigmoid(b[p.m == 1 ? 0 : i]));
       return;
     case split_piece:
       for (int i = t; i < 2 * p.n * p.m; i += rows_threads) {
@@ -142,6 +143,9 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
       return;
     case concat_piece:
       for (int i = t; i < p.n + p.m; i += rows_threads) y[i] = i < p.n ? a[i] : b[i - p.n];
+      return;
+    case slice_piece:
+      for (int i = t; i < p.n; i += rows_threads) y[i] = a[p.k + i];
       return;
     case add_piece:
       for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = p.f == 1.0f ? add(a[i], b[i]) : mul(add(a[i], b[i]), p.f);
