@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .text.tokenizer import Tokenizer
 
 KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q4_0")
-KV_BLOCKS = ("q8_0", "q4_0")   # of 32 values, which the processor's caches can have
+KV_BLOCKS = ("q8_0", "q4_0")   # of 32 values
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, k
         raise DeviceError(f"draft: {given.name} drafts blocks, which runs on the processor alone; use device='cpu', draft='ngram' or another drafter")
     text = _Text(file, make or _native.Program)
     network = build_network(file, program=text.first, taps=tapped if device == "cpu" else ())
-    _check_kv_type(kv_type, file, network, device)
+    _check_kv_type(kv_type, file, network)
     if context is None:
         context = network.context_length
     else:
@@ -141,11 +141,9 @@ class _Text:
         return self.make(spec)
 
 
-def _check_kv_type(kv_type: str, file: ModelFile, network: Network, device: str) -> None:
+def _check_kv_type(kv_type: str, file: ModelFile, network: Network) -> None:
     if kv_type not in KV_BLOCKS:
         return
-    if device != "cpu":
-        raise ArgumentError(f"kv_type: {kv_type!r} on {device}; cards keep f16, bf16 or f32. Use one of them, or device='cpu'")
     heads = sorted({int(s["head"]) for s in network.spec["states"] if s["kind"] == "kv" and s["head"] % 32})
     if heads:
         raise ArgumentError(f"kv_type: {kv_type!r} keeps blocks of 32 values; {file.path.name} has heads of {heads[0]}. Use f16, bf16 or f32")

@@ -210,8 +210,10 @@ SK_DEVICE void wait_pieces(int left) {
 constexpr float query_unit = 1.0f / 16;          // f16 queries are stored times this, so that none is too large
 
 // PARTS: of at most 128 values of a head. HEAD: of heads that are common, so that indices cost little; 0: whatever it is. COLUMNS: groups of 8 queries.
-template <int PARTS, int HEAD, int TYPE, int COLUMNS> SK_DEVICE void attend(const AttentionArgs& a) {
+template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(const AttentionArgs& a) {
   SK_SHARED(i32, is_last, 1);
+  constexpr bool blocks = SOURCE == 3;           // become f16 on the way to shared memory
+  constexpr int TYPE = blocks ? 1 : SOURCE;
   constexpr int terms = TYPE == 1 ? 2 : 3, tiles = attention_warps / PARTS, step = 16 * tiles, queries = 8 * COLUMNS, size = TYPE == 0 ? 4 : 2, most_steps = 8;
   using Piece = Fragment<terms>;
   const Cache& cache = a.cache;
@@ -249,12 +251,14 @@ template <int PARTS, int HEAD, int TYPE, int COLUMNS> SK_DEVICE void attend(cons
     if (piece < pieces && own_piece < row_pieces) {
       const int base = (first_step + piece / 2) * step, chunk = base / chunk_positions;
       const u8* memory = static_cast<const u8*>(a.borrows ? chunk_of(part.borrowed, part.borrowed_capacity, cache, chunk) : chunk_of(part.chunks, part.capacity, cache, chunk));
-      memory += (i64((piece & 1) * cache.kv_heads + kv_head) * chunk_positions + base % chunk_positions) * head * size;
+      memory += ((piece & 1) * cache.kv_heads + kv_head) * (blocks ? plane_bytes(head, cache.type) : i64(chunk_positions) * head * size);
+      if constexpr (!blocks) memory += base % chunk_positions * head * size;
       u8* to = slot(piece) + 16 * own_piece;
       const bool inside = 16 * own_piece < head * size;
       SK_UNROLL_4 for (int j = own_row; j < step; j += rows_at_once) {
         if (base + j < begin) continue;
-        if (base + j < until && inside) copy_later(to + j * stride, memory + i64(j) * head * size + 16 * own_piece);
+        if (blocks && base + j < until && inside) *reinterpret_cast<U4*>(to + j * stride) = eight_of_block(memory, cache.type, head, base % chunk_positions + j, 8 * own_piece);
+        else if (base + j < until && inside) copy_later(to + j * stride, memory + i64(j) * head * size + 16 * own_piece);
         else if (base + j >= end || !inside) *reinterpret_cast<U4*>(to + j * stride) = U4{};      // for no weight of 0 may meet what is no number
       }
     }
@@ -506,7 +510,7 @@ template <int PARTS, int HEAD, int TYPE, int COLUMNS> SK_DEVICE void attend(cons
 }
 
 #define ATTENTION(name, blocks, ...) SK_KERNEL(256, blocks) attention_##name(AttentionArgs a) { attend<__VA_ARGS__>(a); }
-// name: f16 with heads of 128, 256, else heads up to 128, 256, 512 in f16, bf16, f32; then groups of 8 queries. The host chooses (program.cpp).
+// name: f16 with heads of 128, 256, else heads up to 128, 256, 512 in f16, bf16, f32, blocks; then groups of 8 queries. The host chooses (program.cpp).
 ATTENTION(128_f16_1, 2, 1, 128, 1, 1)
 ATTENTION(128_f16_4, 2, 1, 128, 1, 4)
 ATTENTION(128_f16_8, 1, 1, 128, 1, 8)
@@ -517,6 +521,9 @@ ATTENTION(to_128_f16_4, 2, 1, 0, 1, 4)
 ATTENTION(to_256_f16_4, 1, 2, 0, 1, 4)
 ATTENTION(to_512_f16_1, 1, 4, 0, 1, 1)
 ATTENTION(to_512_f16_4, 1, 4, 0, 1, 4)
+ATTENTION(to_128_blocks_4, 1, 1, 0, 3, 4)
+ATTENTION(to_256_blocks_4, 1, 2, 0, 3, 4)
+ATTENTION(to_512_blocks_4, 1, 4, 0, 3, 4)
 ATTENTION(to_128_bf16_4, 1, 1, 0, 2, 4)
 ATTENTION(to_256_bf16_4, 1, 2, 0, 2, 4)
 ATTENTION(to_512_bf16_4, 1, 4, 0, 2, 4)

@@ -84,4 +84,78 @@ SK_KERNEL(512, 1) delta_rule(DeltaArgs a) {
   }
 }
 
+// Heads of 128, with the state in registers from the first row to the last: the same sums, operation by operation.
+SK_KERNEL(512, 1) delta_rule_128(DeltaArgs a) {
+  constexpr int head = 128, own = head / delta_stretches;
+  SK_SHARED(float, waiting, step_back_rows * head);
+  SK_SHARED(float, kq, 2 * 2 * head);            // [turn][k, q]
+  SK_SHARED(float, updates, head);
+  SK_SHARED(float, sk, delta_stretches * head);
+  SK_SHARED(float, sq, delta_stretches * head);
+  let_next_start();
+  wait_for_previous();
+  const int h = block() % a.value_heads, c = thread() % head, stretch = thread() / head, lane = thread() & 31;
+  const PartRecord& part = a.pass.parts[block() / a.value_heads];
+  float* layer = part.delta + a.offset;
+  float* matrix = layer + i64(h) * head * head + own * stretch * head + c;
+  float* gammas = layer + i64(a.value_heads) * head * head + h * step_back_rows;
+  float* ks = layer + i64(a.value_heads) * (head * head + step_back_rows) + i64(h) * step_back_rows * head;
+  float* deltas = ks + i64(a.value_heads) * step_back_rows * head;
+  const int keys = a.key_heads * head, values = a.value_heads * head, rows = part.rows, pending = part.pending, keep = rows < step_back_rows ? rows : step_back_rows;
+  const float* q = a.mixed + i64(part.first) * a.channels + a.key_of_value[h] * head;
+  const float* k = q + keys;
+  const float* v = a.mixed + i64(part.first) * a.channels + 2 * keys + h * head;
+  float* delta = a.delta + i64(part.first) * values + h * head;
+  float* y = a.y + i64(part.first) * values + h * head;
+  const float* gate = a.gates + i64(part.first) * 2 * a.value_heads + h;
+
+  float s[own], ahead = 0.0f;                    // ahead: of the next row's k and q
+  SK_UNROLL for (int i = 0; i < own; ++i) s[i] = matrix[i * head];
+  for (int i = thread(); i < pending * head; i += 512) waiting[i] = ks[i];
+  if (thread() < 2 * head) ahead = (stretch ? q : k)[c];
+  barrier();
+  for (int p = 0; p < pending; ++p) {
+    const float d = deltas[p * head + c], gamma = gammas[p];
+    SK_UNROLL for (int i = 0; i < own; ++i) s[i] = fma(waiting[p * head + own * stretch + i], d, mul(gamma, s[i]));
+  }
+  if (pending)
+    SK_UNROLL for (int i = 0; i < own; ++i) matrix[i * head] = s[i];
+  for (int r = 0; r < rows; ++r) {
+    float *now = kq + (r & 1) * 2 * head, *before = kq + (~r & 1) * 2 * head;
+    const float gamma = gate[i64(r) * 2 * a.value_heads], beta = gate[i64(r) * 2 * a.value_heads + a.value_heads], value = v[i64(r) * a.channels + c];
+    if (thread() < 2 * head) {
+      now[thread()] = ahead;
+      if (r + 1 < rows) ahead = (stretch ? q : k)[i64(r + 1) * a.channels + c];
+    }
+    barrier();
+    if (r > 0) {
+      const float d = updates[c], old = gate[i64(r - 1) * 2 * a.value_heads];
+      SK_UNROLL for (int i = 0; i < own; ++i) s[i] = fma(before[own * stretch + i], d, mul(old, s[i]));
+      if (r == rows - keep)
+        SK_UNROLL for (int i = 0; i < own; ++i) matrix[i * head] = s[i];
+    }
+    float from_k = 0.0f, from_q = 0.0f, both = 0.0f;
+    SK_UNROLL for (int i = 0; i < own; ++i) from_k = fma(s[i], now[own * stretch + i], from_k), from_q = fma(s[i], now[head + own * stretch + i], from_q);
+    sk[stretch * head + c] = from_k;
+    sq[stretch * head + c] = from_q;
+    SK_UNROLL for (int i = 0; i < head / 32; ++i) both = fma(now[lane + 32 * i], now[head + lane + 32 * i], both);
+    both = sum_lanes(both);
+    barrier();
+    if (stretch) continue;
+    from_k = sk[c], from_q = sq[c];
+    SK_UNROLL for (int i = 1; i < delta_stretches; ++i) from_k = add(from_k, sk[i * head + c]), from_q = add(from_q, sq[i * head + c]);
+    const float d = mul(beta, fma(-gamma, from_k, value));
+    updates[c] = d;
+    delta[i64(r) * values + c] = d;
+    y[i64(r) * values + c] = fma(both, d, mul(gamma, from_q));
+  }
+  barrier();
+  for (int i = stretch; i < keep; i += delta_stretches) {
+    const int r = rows - keep + i;
+    if (c == 0) gammas[i] = gate[i64(r) * 2 * a.value_heads];
+    ks[i * head + c] = k[i64(r) * a.channels + c];
+    deltas[i * head + c] = delta[i64(r) * values + c];
+  }
+}
+
 }  // namespace skipstone::gpu

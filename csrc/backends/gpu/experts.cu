@@ -36,13 +36,21 @@ struct Item {
   bool shared;
 };
 SK_DEVICE int stretches_of(const ExpertWeights& w, int teams) { return (w.units + teams - 1) / teams; }
-SK_DEVICE int item_count(const ExpertsArgs& a, int teams) { return a.routes.counts[0] * stretches_of(a.own, teams) + a.routes.counts[1] * stretches_of(a.shared, teams); }
+// A pass of one row needs no list of jobs: they are its pairs.
+SK_DEVICE int own_jobs(const ExpertsArgs& a) { return a.rows == 1 ? a.used : a.routes.counts[0]; }
+SK_DEVICE int shared_jobs(const ExpertsArgs& a) { return a.rows == 1 ? a.shared.units > 0 : a.routes.counts[1]; }
+SK_DEVICE Job job_of(const ExpertsArgs& a, int i) {
+  if (a.rows > 1) return a.routes.jobs[i];
+  return {i < a.used ? a.routes.chosen[i] : -1, i, 1, 0};
+}
+SK_DEVICE int pair_of(const ExpertsArgs& a, int place) { return a.rows == 1 ? place : a.routes.order[place]; }
+SK_DEVICE int item_count(const ExpertsArgs& a, int teams) { return own_jobs(a) * stretches_of(a.own, teams) + shared_jobs(a) * stretches_of(a.shared, teams); }
 SK_DEVICE Item item_of(const ExpertsArgs& a, int item, int teams) {
-  const int own = stretches_of(a.own, teams), jobs = a.routes.counts[0];
-  if (item < jobs * own) return {a.routes.jobs[item / own], item % own, false};
+  const int own = stretches_of(a.own, teams), jobs = own_jobs(a);
+  if (item < jobs * own) return {job_of(a, item / own), item % own, false};
   item -= jobs * own;
   const int of_shared = stretches_of(a.shared, teams);
-  return {a.routes.jobs[jobs + item / of_shared], item % of_shared, true};
+  return {job_of(a, jobs + item / of_shared), item % of_shared, true};
 }
 
 SK_DEVICE void copy_tiles(u8* to, const u8* from, int bytes) {
@@ -93,13 +101,11 @@ template <class T, bool ENTER> struct ExpertSteps {
 };
 
 // Output 32 * unit + lane of a pair, from the sums of gate and up.
-SK_DEVICE void finish_enter(const ExpertsArgs& a, const Item& item, int unit, int pair, float gate, float up) {
+SK_DEVICE float enter_factor(const ExpertsArgs& a, int pair) { return a.squares ? norm_factor(a.squares, a.squares_count, a.norm_columns, a.eps, row_of_pair(a, pair)) : 1.0f; }
+SK_DEVICE void finish_enter(const ExpertsArgs& a, const Item& item, int unit, int pair, float factor, float gate, float up) {
   const int row = row_of_pair(a, pair), lane = thread() & 31;
   const ExpertWeights& w = item.shared ? a.shared : a.own;
-  if (a.squares) {
-    const float f = norm_factor(a.squares, a.squares_count, a.norm_columns, a.eps, row);
-    gate = mul(gate, f), up = mul(up, f);
-  }
+  if (a.squares) gate = mul(gate, factor), up = mul(up, factor);
   if (!item.shared && a.first_scale) gate = mul(gate, a.first_scale[item.job.expert]), up = mul(up, a.second_scale[item.job.expert]);
   const float v = mul(a.gelu ? gelu_tanh(gate) : silu(gate), up);
   const int at = item.shared ? row : pair, n = unit_rows * unit + lane;
@@ -143,7 +149,7 @@ SK_DEVICE void join_stretch(const ExpertsArgs& a, int stretch, int teams, i32* i
   if (!a.joins) return barrier();
   share_writes();
   barrier();
-  if (thread() == 0) *is_last = arrives_last(a.arrived + stretch, a.routes.counts[0] + a.routes.counts[1]);
+  if (thread() == 0) *is_last = arrives_last(a.arrived + stretch, own_jobs(a) + shared_jobs(a));
   barrier();
   if (!*is_last) return;
   for (int task = thread() >> 5; task < a.rows * teams; task += expert_warps)
@@ -176,6 +182,7 @@ template <class T, int NT, bool ENTER> SK_DEVICE void experts(const ExpertsArgs&
     wait_for_previous();
   }
   const u32 exponent = 0x4B000000u + (static_cast<u32>(items) >> 31);
+  const float only_factor = ENTER && a.rows == 1 ? enter_factor(a, 0) : 1.0f;
   int slot = 0;
   for (int i = block(); i < items; i += a.blocks) {
     const Item item = item_of(a, i, teams);
@@ -186,7 +193,7 @@ template <class T, int NT, bool ENTER> SK_DEVICE void experts(const ExpertsArgs&
     x.x = !ENTER && item.shared ? a.x_shared : a.x;
     x.exponent = exponent;
     SK_UNROLL for (int n = 0; n < NT; ++n) {
-      const auto source = [&](int column) { return source_of<ENTER>(a, a.routes.order[item.job.first + (column < item.job.count ? column : 0)]); };
+      const auto source = [&](int column) { return source_of<ENTER>(a, pair_of(a, item.job.first + (column < item.job.count ? column : 0))); };
       const auto place = [&](int r) { return static_cast<i32>(more * (r / most_rows)) + group_bytes * (r % most_rows / 8); };
       const int r = source(8 * n + g);
       x.q[n] = place(r) + 16 * (4 * (r % 8) + t);
@@ -195,6 +202,7 @@ template <class T, int NT, bool ENTER> SK_DEVICE void experts(const ExpertsArgs&
         x.scale[n][c] = place(s) + 4 * (4 * (s % 8 >> 1) + (s & 1));
       }
     }
+    if (unit < w.units && slice < w.chunks && lane < 20) touch(x.x + i64(4 * pair_bytes) * slice + pair_bytes * (lane / 5) + 128 * (lane % 5));
     SK_UNROLL for (int half = 0; half < halves; ++half) {
       Sums<NT> acc[2] = {};
       if (unit < w.units)
@@ -221,14 +229,14 @@ template <class T, int NT, bool ENTER> SK_DEVICE void experts(const ExpertsArgs&
     for (int task = warp; task < teams * item.job.count; task += expert_warps) {
       const int column = task / teams, of_team = task % teams, its = item.stretch * teams + of_team;
       if (its >= w.units) continue;
-      const int pair = a.routes.order[item.job.first + column];
+      const int pair = pair_of(a, item.job.first + column);
       float total[halves];
       SK_UNROLL for (int half = 0; half < halves; ++half) {
         const float* from = sums + (half * expert_warps + of_team * slices) * area + column * sum_stride + lane;
         total[half] = from[0];
         for (int s = 1; s < slices; ++s) total[half] = add(total[half], from[s * area]);
       }
-      if constexpr (ENTER) finish_enter(a, item, its, pair, total[0], total[1]);
+      if constexpr (ENTER) finish_enter(a, item, its, pair, a.rows == 1 ? only_factor : enter_factor(a, pair), total[0], total[1]);
       else if (unit_rows * its + lane < w.outputs) a.made[i64(pair) * w.outputs + unit_rows * its + lane] = total[0];
     }
     if constexpr (ENTER) barrier();

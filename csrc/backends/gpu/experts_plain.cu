@@ -18,14 +18,14 @@ template <bool ENTER> SK_DEVICE void plain_experts(const ExpertsArgs& a) {
     const float* rows = !ENTER && item.shared ? a.plain_shared : a.plain;
     for (int first = 0; first < item.job.count; first += plain_rows) {
       const int count = item.job.count - first < plain_rows ? item.job.count - first : plain_rows;
-      const int* pairs = a.routes.order + item.job.first + first;
+      const auto pair = [&](int r) { return pair_of(a, item.job.first + first + r); };
       for (int task = warp; task < (ENTER ? 2 : 1) * unit_rows; task += expert_warps) {
         const int half = task / unit_rows, n = unit_rows * item.stretch + task % unit_rows;
         if (n >= w.outputs) continue;
         const float* of_half = half ? w.second_factors : w.first_factors;
         float y[plain_rows];
         plain_output<plain_rows>(static_cast<const u8*>(half ? w.second : w.first) + at, w.type, of_half ? of_half + factors : nullptr, w.stretch, n, w.columns, nullptr, count,
-                                 [&](int r) { return rows + i64(w.columns) * source_of<ENTER>(a, pairs[r]); }, y);
+                                 [&](int r) { return rows + i64(w.columns) * source_of<ENTER>(a, pair(r)); }, y);
         SK_UNROLL for (int r = 0; r < plain_rows; ++r)
           if (r < count && lane == 0) results[(half * plain_rows + r) * unit_rows + task % unit_rows] = y[r];
       }
@@ -34,8 +34,8 @@ template <bool ENTER> SK_DEVICE void plain_experts(const ExpertsArgs& a) {
         const int n = unit_rows * item.stretch + lane;
         const bool real = n < w.outputs;
         const float one = real ? results[r * unit_rows + lane] : 0.0f;
-        if constexpr (ENTER) finish_enter(a, item, item.stretch, pairs[r], one, real ? results[(plain_rows + r) * unit_rows + lane] : 0.0f);
-        else if (real) a.made[i64(pairs[r]) * w.outputs + n] = one;
+        if constexpr (ENTER) finish_enter(a, item, item.stretch, pair(r), enter_factor(a, pair(r)), one, real ? results[(plain_rows + r) * unit_rows + lane] : 0.0f);
+        else if (real) a.made[i64(pair(r)) * w.outputs + n] = one;
       }
       barrier();
     }

@@ -45,7 +45,8 @@ struct PlainArgs {
 };
 
 constexpr int chunk_positions = 256;
-// Cache of one layer: chunk = [keys, values][kv head][256][head], value types 0: f32, 1: f16, 2: bf16.
+// Cache of one layer: chunk = [keys, values][kv head][256][head], value types 0: f32, 1: f16, 2: bf16; 3: q8_0, 4: q4_0, blocks of 32 as GGUF has them, but
+// [keys, values][kv head] then [256][head] whole numbers (q4_0: two a byte, plus 8) and [256][head / 32] half scales.
 struct Cache {
   int state, type, kv_heads, head, window, ring;      // ring: chunks until the oldest is overwritten, 0: never
 };
@@ -88,14 +89,20 @@ SK_BOTH constexpr int split_start(int split, int window) {
 }
 // A block multiplies so many positions by up to 8 * columns queries at once; keys and values of them are a piece each in shared memory.
 SK_BOTH constexpr int step_positions(int head) { return head <= 128 ? 128 : head <= 256 ? 64 : 32; }
-SK_BOTH constexpr int cache_bytes(int type) { return type == 0 ? 4 : 2; }
+SK_BOTH constexpr int cache_bytes(int type) { return type == 0 ? 4 : 2; }      // of a value in shared memory, where blocks become f16
+SK_BOTH constexpr bool in_blocks(int type) { return type > 2; }
+SK_BOTH constexpr int quants_bytes(int head, int type) { return type == 3 ? head : head / 2; }
+SK_BOTH constexpr long long plane_bytes(int head, int type) {      // of 256 keys or values of a head
+  return 256 * (in_blocks(type) ? quants_bytes(head, type) + head / 16 : head * cache_bytes(type));
+}
 SK_BOTH constexpr int whole_head(int head) { return (head + 15) / 16 * 16; }
 SK_BOTH constexpr int row_bytes(int head, int type) { return whole_head(head) * cache_bytes(type) + 16; }      // in shared memory, without bank conflicts
 SK_BOTH constexpr int piece_bytes(int head, int type) { return step_positions(head) * row_bytes(head, type); }
-SK_BOTH constexpr int query_bytes(int head, int type, int columns) { return columns * whole_head(head) / 16 * (type == 1 ? 512 : 768); }
+SK_BOTH constexpr int fragment_bytes(int type) { return type == 1 || in_blocks(type) ? 512 : 768; }
+SK_BOTH constexpr int query_bytes(int head, int type, int columns) { return columns * whole_head(head) / 16 * fragment_bytes(type); }
 // Weights of the values, and before that what else a step needs: sums of parts of a head, a head a warp in preparation.
 SK_BOTH constexpr int work_bytes(int head, int type, int columns) {
-  const int weights = columns * step_positions(head) / 16 * (type == 1 ? 512 : 768), sums = head > 128 ? 4096 * columns : 0, scratch = 32 * whole_head(head);
+  const int weights = columns * step_positions(head) / 16 * fragment_bytes(type), sums = head > 128 ? 4096 * columns : 0, scratch = 32 * whole_head(head);
   const int most = weights > sums ? weights : sums;
   return most > scratch ? most : scratch;
 }

@@ -31,7 +31,7 @@ AttentionForm attention_form(int head, int type, int queries) {
   const bool common = type == 1 && (head == 128 || head == 256);
   int columns = queries <= 8 && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
   const std::string size = common ? std::to_string(head) : head <= 128 ? "to_128" : head <= 256 ? "to_256" : "to_512";
-  return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : "_f32_") + std::to_string(columns), columns};
+  return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : in_blocks(type) ? "_blocks_" : "_f32_") + std::to_string(columns), columns};
 }
 constexpr int most_queries = 64;         // of a block of attention
 
@@ -192,8 +192,11 @@ void GpuProgram::issue_rows(const std::vector<Piece>& pieces, int rows, const in
   for (int i = 0; i < args.count; ++i)
     if (args.pieces[i].kind == rope_piece) args.pieces[i].c = angles_[static_cast<size_t>(args.pieces[i].l)].as<float>();
   // Rows of many columns are cut where every piece works on each column, or block of 32, by itself.
-  const int columns = pieces[0].n;
+  const auto columns_of = [](const Piece& p) { return p.kind == gated_piece ? p.n * p.m : p.n; };
+  const int columns = columns_of(pieces[0]);
   const bool cut = std::all_of(pieces.begin(), pieces.end(), [&](const Piece& p) {
+    if (p.kind == mix_piece) return 1024 % p.k == 0 && pieces.size() == 1;
+    if (p.kind == gated_piece) return 1024 % p.m == 0 && columns_of(p) == columns;
     return p.n == columns && (p.kind == silu_piece || p.kind == gelu_piece || p.kind == sigmoid_piece || p.kind == add_piece || p.kind == quantize_piece);
   });
   args.stretches = cut ? (columns + 1023) / 1024 : 1;
@@ -528,7 +531,7 @@ void GpuProgram::issue(const Shape& shape) {
       d.delta = updates_.as<float>();
       d.work = work_.as<float>();
       d.y = buffer(s.outputs[0]);
-      driver_->launch("delta_rule", shape.parts * d.value_heads, 512, &d);
+      driver_->launch(d.head == 128 ? "delta_rule_128" : "delta_rule", shape.parts * d.value_heads, 512, &d);
     }
   }
   if (shape.wanted && shape.wanted <= most_rows) issue_head(0, shape.wanted, shape.want);

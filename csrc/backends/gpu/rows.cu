@@ -68,12 +68,13 @@ SK_DEVICE void quantize_row(const Piece& p, int row, const float* x, int begin, 
 SK_DEVICE i64 delta_inputs(i64 value_heads, i64 head) { return value_heads * (head * head + step_back_rows + 2 * step_back_rows * head); }
 
 // Gated delta-net: convolution over the text's last inputs with silu, l2 norms of q and k, decay and strength of every head.
-SK_DEVICE void mix(const Piece& p, const PassTables& pass, int row) {
+SK_DEVICE void mix(const Piece& p, const PassTables& pass, int row, int begin, int end) {
   const PartRecord& part = pass.parts[pass.part_of[row]];
   const int channels = p.n, head = p.k, value_heads = (channels - 2 * p.l * head) / head, position = pass.position[row];
   const float* inputs = part.delta + p.offset + delta_inputs(value_heads, head);
   float* y = p.y + i64(row) * channels;
-  for (int c = thread(); c < channels; c += rows_threads) {
+  if (end > channels) end = channels;
+  for (int c = begin + thread(); c < end; c += rows_threads) {
     float total = 0.0f;
     for (int t = 0; t < p.m; ++t) {
       const int at = position - (p.m - 1 - t);
@@ -84,14 +85,14 @@ SK_DEVICE void mix(const Piece& p, const PassTables& pass, int row) {
     y[c] = mul(total, sigmoid(total));
   }
   const float *decay = p.d + p.m * channels, *bias = decay + value_heads;
-  for (int h = thread(); h < value_heads; h += rows_threads) {
+  for (int h = thread(); h < value_heads && begin == 0; h += rows_threads) {
     float* gate = p.z + i64(row) * 2 * value_heads;
     gate[h] = exponential(mul(decay[h], softplus(add(p.b[row * value_heads + h], bias[h]))));
     gate[value_heads + h] = sigmoid(p.c[row * value_heads + h]);
   }
   barrier();
   const int lane = thread() & 31;
-  for (int h = thread() >> 5; h < 2 * p.l; h += rows_threads / 32) {
+  for (int h = begin / head + (thread() >> 5); h < 2 * p.l && head * h < end; h += rows_threads / 32) {
     float sum = 0.0f;
     for (int i = lane; i < head; i += 32) sum = fma(y[h * head + i], y[h * head + i], sum);
     const float factor = divide(h < p.l ? divide(1.0f, square_root(static_cast<float>(head))) : 1.0f, square_root(add(sum_lanes(sum), 1e-6f)));
@@ -99,10 +100,11 @@ SK_DEVICE void mix(const Piece& p, const PassTables& pass, int row) {
   }
 }
 
-SK_DEVICE void gated(const Piece& p, const PassTables& pass, int row, const float* x, const float* z, float* y) {
+// Value heads of columns begin .. end - 1; of the channels to be remembered, each block its share.
+SK_DEVICE void gated(const Piece& p, const PassTables& pass, int row, const float* x, const float* z, float* y, int begin, int end, int stretches) {
   const PartRecord& part = pass.parts[pass.part_of[row]];
   const int lane = thread() & 31, head = p.m;
-  for (int h = thread() >> 5; h < p.n; h += rows_threads / 32) {
+  for (int h = begin / head + (thread() >> 5); h < p.n && head * h < end; h += rows_threads / 32) {
     float sum = 0.0f;
     for (int i = lane; i < head; i += 32) sum = fma(x[h * head + i], x[h * head + i], sum);
     const float factor = divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(head)), p.f)));
@@ -113,11 +115,11 @@ SK_DEVICE void gated(const Piece& p, const PassTables& pass, int row, const floa
   }
   if (row < part.first + part.rows - input_ring) return;
   float* inputs = part.delta + p.offset + delta_inputs(p.n, head) + i64(pass.position[row] % input_ring) * p.k;
-  for (int c = thread(); c < p.k; c += rows_threads) inputs[c] = p.d[i64(row) * p.k + c];
+  for (int c = begin + thread(); c < p.k; c += rows_threads * stretches) inputs[c] = p.d[i64(row) * p.k + c];
 }
 
 // Columns begin .. end - 1 of the row, for the pieces that can be cut.
-SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int begin, int end, float* shared_sums) {
+SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int begin, int end, int stretches, float* shared_sums) {
   const float* a = p.a + i64(row) * p.a_stride;
   const float* b = p.b + i64(row) * p.b_stride;
   float* y = p.y + i64(row) * p.y_stride;
@@ -151,8 +153,8 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
       for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = p.f == 1.0f ? add(a[i], b[i]) : mul(add(a[i], b[i]), p.f);
       return;
     case quantize_piece: return quantize_row(p, row, a, begin, end);
-    case mix_piece: return mix(p, pass, row);
-    case gated_piece: return gated(p, pass, row, a, b, y);
+    case mix_piece: return mix(p, pass, row, begin, end);
+    case gated_piece: return gated(p, pass, row, a, b, y, begin, end, stretches);
     case gather_piece: {
       const float* from = p.a + i64(pass.wanted[row]) * p.a_stride;
       for (int i = t; i < p.n; i += rows_threads) y[i] = from[i];
@@ -167,7 +169,7 @@ SK_KERNEL(1024, 1) rows_in_order(RowsArgs a) {
   wait_for_previous();
   const int row = block() / a.stretches, begin = a.stretches == 1 ? 0 : block() % a.stretches * 1024, end = a.stretches == 1 ? 1 << 30 : begin + 1024;
   for (int i = 0; i < a.count; ++i) {
-    run_piece(a.pieces[i], a.pass, row, begin, end, shared_sums);
+    run_piece(a.pieces[i], a.pass, row, begin, end, a.stretches, shared_sums);
     barrier();
   }
 }

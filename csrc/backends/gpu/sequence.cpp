@@ -11,7 +11,8 @@ int64_t kv_ring(const KvSpec& spec) {
 }
 
 GpuSequence::GpuSequence(std::shared_ptr<Driver> driver, const std::vector<StateSpec>& specs, cpu::KvType type) : driver_(std::move(driver)), specs_(specs), type_(type) {
-  if (cpu::in_blocks(type)) throw ArgumentError("kv_type: caches in q8_0 and q4_0 cannot be kept on a card yet; expected f16, bf16 or f32");
+  for (const StateSpec& s : specs_)
+    if (s.kv && cpu::in_blocks(type) && s.kv->head % 32) throw ArgumentError("kv_type: caches in q8_0 and q4_0 need heads that are a multiple of 32; this model has heads of " + std::to_string(s.kv->head) + ". Use f16");
   for (const StateSpec& s : specs_) {
     delta_offset_.push_back(delta_floats_);
     if (s.delta) delta_floats_ += delta_floats(s.delta->value_heads, s.delta->head, s.delta->channels);
@@ -21,9 +22,20 @@ GpuSequence::GpuSequence(std::shared_ptr<Driver> driver, const std::vector<State
   driver_->zero(delta_.address(), delta_.bytes());
 }
 
+int GpuSequence::cache_type() const {
+  switch (type_) {
+    case cpu::KvType::f32: return 0;
+    case cpu::KvType::f16: return 1;
+    case cpu::KvType::bf16: return 2;
+    case cpu::KvType::q8_0: return 3;
+    case cpu::KvType::q4_0: return 4;
+  }
+  return 1;
+}
+
 int64_t GpuSequence::chunk_bytes(size_t state) const {
   const KvSpec& kv = *specs_[state].kv;
-  return 2 * kv.kv_heads * chunk_positions * kv.head * (type_ == cpu::KvType::f32 ? 4 : 2);
+  return 2 * kv.kv_heads * plane_bytes(static_cast<int>(kv.head), cache_type());
 }
 int64_t GpuSequence::ring(size_t state) const { return kv_ring(*specs_[state].kv); }
 int64_t GpuSequence::slab_bytes(int64_t chunk) const {
@@ -91,7 +103,7 @@ Cache GpuSequence::cache(int64_t state) const {
   const size_t s = static_cast<size_t>(state);
   if (s >= specs_.size() || !specs_[s].kv) throw ModelError("the borrowed sequence has no cache " + std::to_string(state));
   const KvSpec& kv = *specs_[s].kv;
-  return {static_cast<int>(state), type_ == cpu::KvType::f32 ? 0 : type_ == cpu::KvType::f16 ? 1 : 2, static_cast<int>(kv.kv_heads), static_cast<int>(kv.head), static_cast<int>(kv.window), static_cast<int>(ring(s))};
+  return {static_cast<int>(state), cache_type(), static_cast<int>(kv.kv_heads), static_cast<int>(kv.head), static_cast<int>(kv.window), static_cast<int>(ring(s))};
 }
 
 bool GpuSequence::windows_reach(int64_t length) const {

@@ -33,6 +33,7 @@ class GpuSequence {
     int64_t length, base, pending;
     Memory delta;
   };
+  int cache_type() const;                                  // as Cache::type
   int64_t chunk_bytes(size_t state) const;
   int64_t ring(size_t state) const;
   int64_t slab_bytes(int64_t chunk) const;                 // all states' chunks of 256 positions
