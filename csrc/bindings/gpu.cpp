@@ -53,9 +53,17 @@ py::list gpu_devices() {
   return out;
 }
 
-// A card's own copy of memory: the best of a few.
+template <class Work> double seconds(const std::shared_ptr<gpu::Driver>& driver, Work work) {
+  driver->wait();
+  const auto started = std::chrono::steady_clock::now();
+  work();
+  driver->wait();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+}
+
+// What plans are made with: a card's own copy of memory, copies from and to the host, and a short message there and back; the best of a few.
 py::dict gpu_memory(int device) {
-  double best = 0;
+  double best = 0, to_card = 0, from_card = 0, meeting = 1;
   int64_t free = 0;
   {
     py::gil_scoped_release unlocked;
@@ -63,17 +71,26 @@ py::dict gpu_memory(int device) {
     free = driver->free_memory();
     const int64_t bytes = std::min<int64_t>(int64_t{512} << 20, free / 4);
     const gpu::Memory from(driver, bytes), to(driver, bytes);
+    const int64_t some = std::min<int64_t>(int64_t{4} << 20, bytes);
+    std::vector<uint8_t> host(static_cast<size_t>(some));
     for (int i = 0; i < 6; ++i) {
-      driver->wait();
-      const auto started = std::chrono::steady_clock::now();
-      for (int j = 0; j < 4; ++j) driver->copy(to.address(), from.address(), bytes);
-      driver->wait();
-      best = std::max(best, 8.0 * static_cast<double>(bytes) / std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
+      best = std::max(best, 8.0 * static_cast<double>(bytes) / seconds(driver, [&] {
+        for (int j = 0; j < 4; ++j) driver->copy(to.address(), from.address(), bytes);
+      }));
+      to_card = std::max(to_card, static_cast<double>(some) / seconds(driver, [&] { driver->write(to.address(), host.data(), some); }));
+      from_card = std::max(from_card, static_cast<double>(some) / seconds(driver, [&] { driver->read(host.data(), to.address(), some); }));
+      meeting = std::min(meeting, seconds(driver, [&] {
+        driver->write(to.address(), host.data(), std::min<int64_t>(some, 8192));
+        driver->read(host.data(), to.address(), std::min<int64_t>(some, 8192));
+      }));
     }
   }
   py::dict out;
   out["free_bytes"] = free;
   out["copy_bytes_per_second"] = best;
+  out["to_card_bytes_per_second"] = to_card;
+  out["from_card_bytes_per_second"] = from_card;
+  out["meeting_seconds"] = meeting;
   return out;
 }
 
@@ -95,7 +112,9 @@ std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
 
 void bind_gpu(py::module_& m) {
   m.def("gpu_devices", &gpu_devices, "The graphics cards: dicts with name, description, memory (bytes), processors, capability and problem (empty: usable). Without a driver one dict with name and problem.");
-  m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes, and copy_bytes_per_second, bytes read and written by its own copy.");
+  m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes; copy_bytes_per_second, bytes read and written by its own copy; to_card and from_card_bytes_per_second; meeting_seconds, of 8 KiB there and back.");
+  m.def("gpu_weight_bytes", &gpu::device_bytes, py::arg("type"), py::arg("rows"), py::arg("columns"), "Memory of a matrix on a card.");
+  m.def("gpu_operations", &GpuProgram::operations, "Kinds of operations that a card runs; the processor runs the others, or the whole model.");
   py::class_<GpuSequence>(m, "GpuSequence", "What a program on a card remembers of one text.")
       .def_property_readonly("length", &GpuSequence::length, "Tokens held.")
       .def("rollback", &GpuSequence::rollback, py::arg("length"), "As Sequence.rollback.")
@@ -103,7 +122,7 @@ void bind_gpu(py::module_& m) {
       .def("keep_marks", [](GpuSequence&, int64_t) {}, py::arg("most"), "Accepted; a card's sequence keeps one mark.")
       .def("mark", &GpuSequence::mark, "As Sequence.mark.")
       .def_property_readonly("bytes", &GpuSequence::bytes, "Device memory held.");
-  py::class_<GpuProgram>(m, "GpuProgram", "A forward pass recorded once and run on a card; methods as Program's. threads is accepted and has no effect.")
+  py::class_<GpuProgram>(m, "GpuProgram", "A forward pass recorded once and run on a card; methods as Program's. threads: of operations that the processor does.")
       .def(py::init(&make_program), py::arg("spec"), py::arg("device") = 0)
       .def_property_readonly("kernels", &GpuProgram::kernels, "Names of the kernels of a pass of one row, in order, without its head.")
       .def("sequence", [](const GpuProgram& p, const std::string& kv_type) { return p.sequence(kv_type_of(kv_type)); }, py::arg("kv_type") = "f16")
@@ -111,13 +130,16 @@ void bind_gpu(py::module_& m) {
       .def_property_readonly("hidden_width", &GpuProgram::hidden_width)
       .def_property_readonly("input_width", &GpuProgram::input_width)
       .def_property_readonly("borrows", &GpuProgram::borrows)
-      .def("run", [](GpuProgram& p, const py::list& parts, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int) {
+      .def_property_readonly("ends_in_sum", &GpuProgram::ends_in_sum, "Whether the next section begins as behind_sum.")
+      .def("run", [](GpuProgram& p, const py::list& parts, const py::object& hidden, const py::object& borrow, const std::string& want, const std::string& rows, int threads) {
+             p.set_host_threads(threads > 0 ? threads : usable_cores());
              return run_program<GpuAppend, GpuSequence>(p, parts, hidden, borrow, want, rows, [&](const auto& appends, const float* in, Want what, bool last, float* logits, int32_t* choices, float* out) {
                p.run(appends, in, what, last, logits, choices, out);
              });
            }, py::arg("parts"), py::arg("hidden") = py::none(), py::arg("borrow") = py::none(), py::arg("want") = "logits", py::arg("rows") = "all", py::arg("threads") = 0,
            "One pass, as Program.run.")
-      .def("chain", [](GpuProgram& p, GpuSequence* sequence, const py::object& tokens, const py::object& hidden, int steps, GpuSequence* borrow, Sampler* sampler, int) {
+      .def("chain", [](GpuProgram& p, GpuSequence* sequence, const py::object& tokens, const py::object& hidden, int steps, GpuSequence* borrow, Sampler* sampler, int threads) {
+             p.set_host_threads(threads > 0 ? threads : usable_cores());
              return run_chain<GpuAppend>(p, sequence, tokens, hidden, borrow, [&](const GpuAppend& start, const float* in) { return p.chain(start, in, steps, sampler); });
            }, py::arg("sequence"), py::arg("tokens"), py::arg("hidden"), py::arg("steps"), py::arg("borrow") = nullptr, py::arg("sampler") = nullptr, py::arg("threads") = 0,
            "A drafter's chain, as Program.chain.");

@@ -12,6 +12,7 @@ void bind_files(py::module_& m);
 void bind_kernels(py::module_& m);
 void bind_program(py::module_& m);
 void bind_gpu(py::module_& m);
+void bind_split(py::module_& m);
 }  // namespace skipstone
 
 PYBIND11_MODULE(_native, m) {
@@ -26,6 +27,8 @@ PYBIND11_MODULE(_native, m) {
       raise("FileError", error);
     } catch (const skipstone::ModelError& error) {
       raise("ModelError", error);
+    } catch (const skipstone::DeviceMemoryError& error) {
+      raise("DeviceOutOfMemory", error);
     } catch (const skipstone::DeviceError& error) {
       raise("DeviceError", error);
     } catch (const std::bad_alloc& error) {
@@ -37,5 +40,6 @@ PYBIND11_MODULE(_native, m) {
   skipstone::bind_kernels(m);
   skipstone::bind_program(m);
   skipstone::bind_gpu(m);
+  skipstone::bind_split(m);
   bind_sampler(m);
 }

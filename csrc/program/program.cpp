@@ -117,15 +117,16 @@ bool Program::every_row_pays(int64_t rows, int members) const {
 
 void Program::take_memory(int64_t rows, int members, bool every_row) {
   const size_t spaces = every_row ? static_cast<size_t>(members) : 1;
-  while (workspaces_.size() < spaces) workspaces_.emplace_back();
+  while (memory_->workspaces.size() < spaces) memory_->workspaces.emplace_back();
   for (size_t m = 0; m < spaces; ++m) {
-    Workspace& own = workspaces_[m];
-    if (rows > own.rows) {
-      own.memory = allocate(rows * floats_a_row_ * static_cast<int64_t>(sizeof(float)));
-      own.rows = rows;
+    Workspace& own = memory_->workspaces[m];
+    if (rows * floats_a_row_ > own.floats) {
+      own.floats = rows * floats_a_row_;
+      own.memory = allocate(own.floats * static_cast<int64_t>(sizeof(float)));
     }
+    own.rows = own.floats / std::max<int64_t>(1, floats_a_row_);
     own.buffers.resize(widths_.size());
-    const Workspace& common = workspaces_[0];
+    const Workspace& common = memory_->workspaces[0];
     for (size_t id = 0; id < widths_.size(); ++id) {
       const Workspace& space = by_row_[id] ? own : common;
       own.buffers[id] = reinterpret_cast<float*>(space.memory.get()) + slot_[id] * space.rows;
@@ -157,14 +158,14 @@ void Program::run_pass(Pass& pass, int most_threads) {
   const int threads = team_size_.choose(pass.rows, most_threads);
   const bool every_row = every_row_pays(pass.rows, threads);
   const auto started = std::chrono::steady_clock::now();
-  if (scratch_.size() < static_cast<size_t>(threads)) scratch_.resize(static_cast<size_t>(threads));
+  if (memory_->scratch.size() < static_cast<size_t>(threads)) memory_->scratch.resize(static_cast<size_t>(threads));
   take_memory(pass.rows, threads, every_row);
-  pass.buffers = workspaces_[0].buffers;
+  pass.buffers = memory_->workspaces[0].buffers;
   for (const auto& op : operations_) op->begin(pass, threads);
   if (every_row)
-    for (int m = 1; m < threads; ++m) workspaces_[static_cast<size_t>(m)].quantized.match(workspaces_[0].quantized);
+    for (int m = 1; m < threads; ++m) memory_->workspaces[static_cast<size_t>(m)].quantized.match(memory_->workspaces[0].quantized);
   ThreadPool::shared().run(threads, [&](int member, Team& team) {
-    Workspace& own = workspaces_[every_row ? static_cast<size_t>(member) : 0];
+    Workspace& own = memory_->workspaces[every_row ? static_cast<size_t>(member) : 0];
     run_member(pass.with(own.buffers, own.quantized), every_row, member, team);
   });
   for (const auto& op : operations_) op->end(pass, threads);
@@ -201,7 +202,7 @@ void Program::run(std::span<const Append> parts, const float* hidden, Want want,
 }
 
 void Program::append(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out) {
-  std::lock_guard<std::mutex> lock(busy_);
+  std::lock_guard<std::mutex> lock(memory_->busy);
   threads = std::clamp(threads, 1, 255);
   for (const Append& p : parts) {
     if (p.tokens.empty()) throw ArgumentError("a part of a pass has no tokens");
@@ -244,7 +245,7 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
     }
     find_angles();
     const int64_t rows = static_cast<int64_t>(b.tokens.size());
-    if (workspaces_.empty()) workspaces_.emplace_back();
+    if (memory_->workspaces.empty()) memory_->workspaces.emplace_back();
     Pass pass{.kernels = cpu::kernels(),
               .rows = rows,
               .parts = b.parts,
@@ -263,10 +264,10 @@ void Program::append(std::span<const Append> parts, const float* hidden, Want wa
               .sines = b.sines,
               .buffers = {},
               .widths = widths_,
-              .quantized = workspaces_[0].quantized,
-              .gated = gated_,
-              .mixture = mixture_,
-              .scratch = scratch_};
+              .quantized = memory_->workspaces[0].quantized,
+              .gated = memory_->gated,
+              .mixture = memory_->mixture,
+              .scratch = memory_->scratch};
     run_pass(pass, threads);
     check_files();
     for (const Part& p : b.parts)

@@ -38,6 +38,9 @@ class Program {
   // logits: (wanted rows, vocabulary()), choices: (wanted rows), hidden_out: (all rows, hidden_width()) or null.
   void run(std::span<const Append> parts, const float* hidden, Want want, bool last_only, bool last_hidden, int threads, float* logits, int32_t* choices, float* hidden_out);
 
+  // Works in the other's memory from now on; for programs that never run at the same time.
+  void share_memory(const Program& other) { memory_ = other.memory_; }
+
   // A drafter's chain: one run over the given rows, a token chosen from the last of them, then steps - 1 more runs of one row each: the token just
   // drafted and the hidden row that came out before it. sampler null: argmax. The sequence keeps only the given rows; a borrowed one is not touched.
   std::vector<int32_t> chain(const Append& start, const float* hidden, int steps, Sampler* sampler, int threads);
@@ -52,6 +55,22 @@ class Program {
     std::vector<Piece> pieces;
     Operation* collective = nullptr;
   };
+  // Memory of one member: the buffers that row-wise operations write (of member 0: all buffers) and quantized activations.
+  struct Workspace {
+    std::shared_ptr<uint8_t> memory;
+    int64_t floats = 0;                // that memory holds
+    int64_t rows = 0;                  // of this program in it
+    std::vector<float*> buffers;
+    QuantizedRows quantized;
+  };
+  // What passes work in: nothing of it lasts, so programs that take turns can have it together.
+  struct Memory {
+    std::mutex busy;                   // one pass at a time
+    std::deque<Workspace> workspaces;  // by member
+    QuantizedRows gated;
+    Mixture mixture;
+    std::vector<std::vector<float>> scratch;
+  };
   // The rows of the pass that is being put together.
   struct Batch {
     std::vector<Part> parts;
@@ -59,13 +78,6 @@ class Program {
     std::vector<int64_t> positions, wanted, place;
     std::vector<int64_t> turned;       // positions whose angles these are
     std::vector<std::vector<float>> cosines, sines;
-  };
-  // Memory of one member: the buffers that row-wise operations write (of member 0: all buffers) and quantized activations.
-  struct Workspace {
-    std::shared_ptr<uint8_t> memory;
-    int64_t rows = 0;                  // that memory holds
-    std::vector<float*> buffers;
-    QuantizedRows quantized;
   };
   void plan_stages();
   void plan_buffers();
@@ -91,12 +103,8 @@ class Program {
   bool borrows_ = false;
   bool whole_parts_ = false;           // a part is a block of rows that see each other
 
-  std::mutex busy_;                    // a program runs one pass at a time: its buffers and scratch are its own
+  std::shared_ptr<Memory> memory_ = std::make_shared<Memory>();
   Batch batch_;
-  std::deque<Workspace> workspaces_;   // by member
-  QuantizedRows gated_;
-  Mixture mixture_;
-  std::vector<std::vector<float>> scratch_;
   TeamSize team_size_;
 };
 

@@ -8,5 +8,6 @@ struct ArgumentError : std::runtime_error { using runtime_error::runtime_error; 
 struct FileError : std::runtime_error { using runtime_error::runtime_error; };
 struct ModelError : std::runtime_error { using runtime_error::runtime_error; };
 struct DeviceError : std::runtime_error { using runtime_error::runtime_error; };
+struct DeviceMemoryError : DeviceError { using DeviceError::DeviceError; };      // a device has no memory left
 
 }  // namespace skipstone

@@ -27,3 +27,7 @@ class DeviceError(SkipstoneError, RuntimeError):
 
 class OutOfMemory(SkipstoneError, MemoryError):
     """The machine has too little memory for what was asked."""
+
+
+class DeviceOutOfMemory(DeviceError, OutOfMemory):
+    """A device has too little memory for what was asked."""

@@ -93,6 +93,14 @@ std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver
   return made;
 }
 
+int64_t device_bytes(const std::string& type, int64_t rows, int64_t columns) {
+  const formats::TypeInfo* info = formats::find(type);
+  if (!info) throw ArgumentError("weight type '" + type + "' is unknown");
+  if (!info->unpack) return rows * (columns / info->block) * info->bytes;
+  const Layout* layout = find_layout(info->id);
+  return chunk_count(columns) * tile_count(rows) * (layout ? layout->chunk_bytes : canonical_bytes);
+}
+
 std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical) {
   if (weight->scaled()) throw ModelError("weights with scales beside them (FP8, or a .scale tensor) cannot be multiplied on a card yet; use device='cpu'");
   static std::mutex mutex;

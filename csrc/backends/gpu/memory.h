@@ -43,6 +43,8 @@ struct DeviceWeight {
   int experts = 1;
   int64_t expert_bytes = 0;              // from expert to expert
 };
+// Of a matrix of this type on a card.
+int64_t device_bytes(const std::string& type, int64_t rows, int64_t columns);
 // To the card, for the caller alone; the weight is let go.
 std::shared_ptr<const DeviceWeight> upload(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight);
 // Uploaded at the first call for this card and shared from then on. canonical: in the layout that all quantized types have.

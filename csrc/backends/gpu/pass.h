@@ -131,7 +131,7 @@ constexpr long long delta_floats(long long value_heads, long long head, long lon
 }
 
 // A stretch of operations that each compute a row from that row alone: a block a row runs one after the other.
-enum PieceKind : int { norm_piece, rope_piece, silu_piece, gelu_piece, sigmoid_piece, split_piece, concat_piece, add_piece, quantize_piece, slice_piece, mix_piece, gated_piece, gather_piece };
+enum PieceKind : int { norm_piece, rope_piece, silu_piece, gelu_piece, sigmoid_piece, split_piece, concat_piece, add_piece, quantize_piece, slice_piece, mix_piece, gated_piece, gather_piece, open_norm_piece };
 struct Piece {
   int kind;
   int n, m, k, l;                        // see rows.cu

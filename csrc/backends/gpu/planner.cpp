@@ -31,11 +31,23 @@ GpuProgram::Planner::Planner(GpuProgram& p, const std::vector<Attributes>& opera
   for (size_t i = 0; i < ops_.size(); ++i) {
     if (ops_[i].kind == "matmul") fuse_matmul(static_cast<int>(i));
     if (ops_[i].kind == "attention" || ops_[i].kind == "attend" || ops_[i].kind == "shared_attention") fuse_attention(static_cast<int>(i));
-    if (ops_[i].kind == "experts") fuse_experts(static_cast<int>(i));
+    if (ops_[i].kind == "experts" && !on_host(ops_[i])) fuse_experts(static_cast<int>(i));
   }
+  std::vector<int> waiting;              // operations of the processor whose inputs are not there yet
   for (size_t i = 0; i < ops_.size(); ++i)
-    if (!absorbed_[i]) add(ops_[i], fused_[i]);
-  if (!p.vocabulary_) throw ModelError("a program needs an embedding or a head");
+    if (on_host(ops_[i])) waiting.push_back(static_cast<int>(i));
+  meeting_.assign(ops_.size(), -1);
+  for (size_t i = 0; i < ops_.size(); ++i) {
+    if (on_host(ops_[i])) add_host(static_cast<int>(i));
+    else if (!absorbed_[i]) add(ops_[i], fused_[i]);
+    std::erase_if(waiting, [&](int op) {
+      const auto& in = ops_[static_cast<size_t>(op)].inputs;
+      const bool there = std::all_of(in.begin(), in.end(), [&](int id) { return producer_[static_cast<size_t>(id)] <= static_cast<int>(i); });
+      if (there) add_fetch(op);
+      return there;
+    });
+  }
+  if (!p.vocabulary_ && !p.input_width_) throw ModelError("a program needs an embedding, a head or an input");
   flush();
   for (int id : {p.hidden_buffer_, p.head_buffer_})
     if (id >= 0) dies_[static_cast<size_t>(id)] = stage_;
@@ -59,7 +71,7 @@ bool GpuProgram::Planner::only_multiplied(int id, bool plain_too) const {
   const auto& users = users_[static_cast<size_t>(id)];
   const auto takes_quantized = [&](int u) {
     const Attributes& a = ops_[static_cast<size_t>(u)];
-    return all_quantized(a) || (a.kind == "experts" && a.inputs.size() == 2 && a.inputs[0] == id && a.inputs[1] != id && quantized(a, "gate") && quantized(a, "up"));
+    return all_quantized(a) || (a.kind == "experts" && !on_host(a) && a.inputs.size() == 2 && a.inputs[0] == id && a.inputs[1] != id && quantized(a, "gate") && quantized(a, "up"));
   };
   if (!plain_too) return !users.empty() && std::all_of(users.begin(), users.end(), takes_quantized);
   return std::all_of(users.begin(), users.end(), [&](int u) { return takes_quantized(u) || ops_[static_cast<size_t>(u)].kind == "matmul"; }) &&
@@ -284,6 +296,10 @@ int GpuProgram::Planner::new_activations(int64_t columns) {
   return static_cast<int>(p_.activations_.size()) - 1;
 }
 
+std::vector<std::string> GpuProgram::operations() {
+  return {"embed", "input", "hidden", "rms_norm", "rope", "glu", "sigmoid_gate", "add", "split_heads", "concat", "slice", "matmul", "attention", "shared_attention", "attend", "delta_net", "experts", "head", "ordered_head"};
+}
+
 void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
   const auto& in = a.inputs;
   const auto& out = a.outputs;
@@ -302,10 +318,12 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
   } else if (a.kind == "hidden") {
     expect_counts(a, 1, 0);
     p_.hidden_buffer_ = in[0];
+    for (const Fused& other : fused_) p_.ends_in_sum_ = p_.ends_in_sum_ || (other.sum >= 0 && ops_[static_cast<size_t>(other.sum)].outputs[0] == in[0] && width(in[0]) % unit_rows == 0);
     p_.hidden_width_ = width(in[0]);
   } else if (a.kind == "rms_norm") {
     expect_counts(a, 1, 1);
     expect_width(a, setting_, out[0], width(in[0]));
+    if (opens_section(a)) return add_open_norm(a);
     q.kind = norm_piece;
     q.n = n_of(in[0]);
     q.m = static_cast<int>(positive(a, "group"));
@@ -378,6 +396,34 @@ void GpuProgram::Planner::add(const Attributes& a, const Fused& f) {
   } else {
     throw DeviceError(p_.driver_->info().name + ": the operation '" + a.kind + "' of this model cannot be run on a card yet; use device='cpu'");
   }
+}
+
+// A norm whose rows another section hands over out of a matmul's end (`behind_sum`, see skipstone.placement): in one program that end would do it.
+bool GpuProgram::Planner::opens_section(const Attributes& norm) const {
+  const int id = norm.inputs[0];
+  const Attributes& from = ops_[static_cast<size_t>(producer_[static_cast<size_t>(id)])];
+  if (from.kind != "input" || !from.numbers.count("behind_sum") || width(id) % unit_rows) return false;
+  for (int u : users_[static_cast<size_t>(id)]) {      // the first that fits, as in fuse_sum
+    const Attributes& n = ops_[static_cast<size_t>(u)];
+    if (n.kind == "rms_norm" && n.outputs.size() == 1 && n.integer("group") == width(id) && only_multiplied(n.outputs[0], true)) return n.outputs == norm.outputs;
+  }
+  return false;
+}
+
+void GpuProgram::Planner::add_open_norm(const Attributes& a) {
+  const int64_t columns = width(a.inputs[0]);
+  Piece q{};
+  q.kind = open_norm_piece;
+  q.n = static_cast<int>(columns);
+  q.m = static_cast<int>(chunk_count(columns));
+  if (a.vectors.count("weight")) q.c = p_.constant(a.vector("weight", columns));
+  Ids id{a.inputs[0]};
+  id.to = quantized_[static_cast<size_t>(a.outputs[0])] = new_activations(columns);
+  p_.activations_.back().deferred = true;
+  p_.activations_.back().eps = a.number("eps");
+  p_.activations_.back().source = a.inputs[0];
+  p_.activations_.back().norm = q.c;
+  piece(q, id);
 }
 
 std::shared_ptr<Weight> GpuProgram::Planner::one_weight(const Attributes& a, const char* name) {

@@ -67,12 +67,18 @@ class GpuProgram::Planner {
   void add_experts(const Attributes& a, const Fused& f);
   void add_attention(const Attributes& a, const Fused& f);
   void add_delta(const Attributes& a);
+  bool opens_section(const Attributes& norm) const;
+  void add_open_norm(const Attributes& a);
+  static bool on_host(const Attributes& a);
+  void add_fetch(int index);
+  void add_host(int index);
   void place();
 
   GpuProgram& p_;
   const std::vector<Attributes>& ops_;
   std::vector<int> producer_;            // by buffer: the operation that writes it
   std::vector<std::vector<int>> users_;  // by buffer: the operations that read it
+  std::vector<int> meeting_;             // by operation: of those that the processor does, once it is fetched
   std::vector<bool> absorbed_;           // by operation: another does it
   std::vector<Fused> fused_;
   std::vector<int> quantized_;           // by buffer: its activations

@@ -95,6 +95,7 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
       if (id.y >= 0) piece.y = buffer(id.y);
       if (id.z >= 0) piece.z = buffer(id.z);
       if (id.to >= 0) piece.to = activations(id.to);
+      if (piece.kind == open_norm_piece) piece.z = squares(id.to);
       if (piece.kind == mix_piece) {
         piece.a_stride = piece.b_stride = 0;             // it finds rows by itself
         piece.c = buffer(static_cast<int>(reinterpret_cast<intptr_t>(piece.c)));
@@ -129,7 +130,7 @@ GpuProgram::~GpuProgram() { forget_recordings(); }
 // Recordings hold addresses, so they are dropped with the memory that grows.
 void GpuProgram::forget_recordings() {
   for (auto& [shape, recording] : recordings_)
-    if (recording.second) driver_->forget(recording.second);
+    for (void* stretch : recording.second) driver_->forget(stretch);
   recordings_.clear();
 }
 
@@ -511,8 +512,10 @@ void GpuProgram::issue_head(int first, int rows, int want) {
   driver_->launch("choose", rows * choice_blocks, 256, &choice);
 }
 
-void GpuProgram::issue(const Shape& shape) {
-  for (Step& s : steps_) {
+// Steps first .. last - 1, none of which is a meeting, and after the last one the head.
+void GpuProgram::issue(const Shape& shape, size_t first, size_t last) {
+  for (size_t i = first; i < last; ++i) {
+    Step& s = steps_[i];
     if (s.kind == Kind::rows) {
       issue_rows(s.pieces, shape.rows, pass_.wanted);
     } else if (s.kind == Kind::matmul) {
@@ -534,6 +537,7 @@ void GpuProgram::issue(const Shape& shape) {
       driver_->launch(d.head == 128 ? "delta_rule_128" : "delta_rule", shape.parts * d.value_heads, 512, &d);
     }
   }
+  if (last < steps_.size()) return;
   if (shape.wanted && shape.wanted <= most_rows) issue_head(0, shape.wanted, shape.want);
   if (shape.steps) issue_chain(shape);
 }
@@ -565,7 +569,7 @@ void GpuProgram::issue_chain(const Shape& shape) {
     d.draft = drafts_.as<int>() + step - 1;
     driver_->launch("draft_next", 1, 1024, &d);
     if (step == shape.steps) break;
-    issue({1, 1, 1, shape.splits, 1, shape.want, shape.cache_type});
+    issue({1, 1, 1, shape.splits, 1, shape.want, shape.cache_type}, 0, steps_.size());
     issue_choice(shape, step);
   }
 }
@@ -595,6 +599,31 @@ int64_t GpuProgram::rows_that_fit(int64_t longest) const {
       splits = std::max<int64_t>(splits, window && window < longest ? window / 256 + 3 : split_of(static_cast<int>(longest), 0) + 1);
     }
   return std::clamp<int64_t>(most_bytes / std::max<int64_t>(1, 4 * splits * attention_floats_) / most_rows * most_rows, most_rows, pass_rows);
+}
+
+// The steps of a pass. A shape that comes again is recorded, stretch by stretch between meetings with the processor.
+void GpuProgram::go(const Shape& shape) {
+  auto& [seen, recordings] = recordings_[shape];
+  const bool records = ++seen == 2;
+  size_t first = 0, stretch = 0;
+  while (first <= steps_.size()) {
+    size_t last = first;
+    while (last < steps_.size() && steps_[last].meeting < 0) ++last;
+    if (last > first || last == steps_.size()) {
+      if (records) {
+        driver_->begin_recording();
+        issue(shape, first, last);
+        recordings.push_back(driver_->end_recording());
+      }
+      if (stretch < recordings.size()) driver_->replay(recordings[stretch++]);
+      else issue(shape, first, last);
+    }
+    if (last < steps_.size()) {
+      const Meeting& m = meetings_[static_cast<size_t>(steps_[last].meeting)];
+      steps_[last].kind == Kind::fetch ? fetch(m, shape.rows) : meet(m, shape.rows);
+    }
+    first = last + 1;
+  }
 }
 
 void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions, const std::vector<int>& wanted, const std::vector<int32_t>& tokens,
@@ -656,14 +685,7 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   grow(gated_shared_, (bucket(rows) + most_rows) * mixture_.shared_bytes);
 
   if (recordings_.size() >= most_recordings && !recordings_.count(shape)) forget_recordings();
-  auto& [seen, recording] = recordings_[shape];
-  if (++seen == 2) {                                       // a shape that comes again is recorded
-    driver_->begin_recording();
-    issue(shape);
-    recording = driver_->end_recording();
-  }
-  if (recording) driver_->replay(recording);
-  else issue(shape);
+  go(shape);
 
   if (chain) driver_->read(chain->drafts, drafts_.address(), chain->steps * 4);
   else if (asked > most_rows)
@@ -687,7 +709,7 @@ void GpuProgram::check(std::span<const GpuAppend> parts, const float* hidden, Wa
     for (const GpuAppend& other : parts)
       if (&other != &p && p.sequence && other.sequence == p.sequence) throw ArgumentError("one sequence stands twice in a pass");
     for (int32_t token : p.tokens)
-      if (token < 0 || token >= vocabulary_) throw ArgumentError("token id " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary_));
+      if (token < 0 || (vocabulary_ && token >= vocabulary_)) throw ArgumentError("token id " + std::to_string(token) + " is outside the vocabulary of " + std::to_string(vocabulary_));
   }
   if (input_width_ && !hidden) throw ArgumentError("this program needs hidden rows of width " + std::to_string(input_width_));
   if (want != Want::none && !head_) throw ArgumentError("this program has no head: ask for none");
@@ -744,7 +766,7 @@ void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want
 // Whether a chain needs nothing of the host between its drafts: choices with penalties, a bias or a grammar are the sampler's.
 bool GpuProgram::chains_alone(const GpuAppend& start, const Sampler* sampler) {
   const bool simple = std::all_of(states_.begin(), states_.end(), [](const StateSpec& s) { return s.kv.has_value(); });
-  if (!head_ || embeddings_.size() != 1 || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
+  if (!head_ || !meetings_.empty() || embeddings_.size() != 1 || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
   if (table_) return true;
   try {
     std::lock_guard<std::mutex> lock(driver_->busy);
@@ -803,7 +825,7 @@ std::vector<std::string> GpuProgram::kernels() const {
       for (const auto& [name, w] : {std::pair{"experts_enter_", &*s.gate}, {"experts_leave_", &*s.down}}) names.push_back(name + (w->plain >= 0 ? "plain" : w->type));
       continue;
     }
-    names.push_back(s.kind == Kind::rows ? "rows_in_order" : s.kind == Kind::attention ? "attention" : s.kind == Kind::delta ? "delta_rule" : s.kind == Kind::route ? "route" : "matmul_" + (s.weights[0]->plain >= 0 ? "plain" : s.weights[0]->type));
+    names.push_back(s.kind == Kind::rows ? "rows_in_order" : s.kind == Kind::attention ? "attention" : s.kind == Kind::delta ? "delta_rule" : s.kind == Kind::route ? "route" : s.kind == Kind::fetch ? "fetch" : s.kind == Kind::host ? "host" : "matmul_" + (s.weights[0]->plain >= 0 ? "plain" : s.weights[0]->type));
   }
   return names;
 }

@@ -12,6 +12,7 @@
 #include "ops/operation.h"
 
 namespace skipstone {
+class Program;
 class Sampler;
 }
 
@@ -33,16 +34,19 @@ class GpuProgram {
   int64_t hidden_width() const { return hidden_width_; }
   int64_t input_width() const { return input_width_; }
   bool borrows() const { return borrows_; }
+  bool ends_in_sum() const { return ends_in_sum_; }   // the hidden rows come out of a matmul's end (planner.cpp)
   const std::vector<StateSpec>& states() const { return states_; }
+  static std::vector<std::string> operations();      // kinds that a card runs
   // Kernels of a pass of one row, in order, for tests and whoever wants to know.
   std::vector<std::string> kernels() const;
+  void set_host_threads(int threads) { host_threads_ = threads; }      // of operations that the processor does
 
   // As Program::run and Program::chain.
   void run(std::span<const GpuAppend> parts, const float* hidden, Want want, bool last_only, float* logits, int32_t* choices, float* hidden_out);
   std::vector<int32_t> chain(const GpuAppend& start, const float* hidden, int steps, Sampler* sampler);
 
  private:
-  enum class Kind { rows, matmul, attention, delta, route, experts };
+  enum class Kind { rows, matmul, attention, delta, route, experts, fetch, host };      // fetch, host: see host.cpp
   using Shared = std::shared_ptr<const DeviceWeight>;
   // What unquantized weights multiply: a buffer; or the sum that a norm follows whose factor is left to them, with the norm's weights and squares.
   struct Operand {
@@ -71,6 +75,13 @@ class GpuProgram {
     Shared gate, up, down, shared_gate, shared_up, shared_down;
     int logits = -1, opening = -1, extra = -1;
     bool has_shared = false, shares = false;      // shares: attention to the cache that an earlier one of the pass fills
+    int meeting = -1;                    // of a fetch and its host step
+  };
+  // An operation that the processor does in the middle of a pass: what it reads comes over, what it makes goes back.
+  struct Meeting {
+    std::vector<int> inputs;
+    int output = -1;
+    std::shared_ptr<Program> program;    // of its one operation; inputs side by side
   };
   // Quantized activations of all rows of a pass; deferred: of a norm without its factor, with their sums of squares.
   struct Activations {
@@ -93,7 +104,10 @@ class GpuProgram {
     int32_t* drafts;
   };
   class Planner;
-  void issue(const Shape& shape);
+  void issue(const Shape& shape, size_t first, size_t last);
+  void go(const Shape& shape);
+  void fetch(const Meeting& m, int rows);
+  void meet(const Meeting& m, int rows);
   void issue_rows(const std::vector<Piece>& pieces, int rows, const int* wanted);
   PlainArgs plain_args(const Operand& x, int rows) const;
   static void add_plain(PlainArgs& args, const DeviceWeight& w, float* y, int64_t stride);
@@ -161,8 +175,11 @@ class GpuProgram {
   // Of mixtures: the most that a row's experts need.
   struct { int64_t used = 0, made_floats = 0, gated_bytes = 0, shared_bytes = 0, counters = 0; } mixture_;
   Memory routes_, made_, gated_, gated_shared_, counters_;
-  bool borrows_ = false;
-  std::map<Shape, std::pair<int, void*>> recordings_;      // how often a shape was seen, and its recording
+  bool borrows_ = false, ends_in_sum_ = false;
+  std::vector<Meeting> meetings_;
+  std::vector<float> fetched_, brought_;           // rows of a meeting, on the host
+  int host_threads_ = 1;
+  std::map<Shape, std::pair<int, std::vector<void*>>> recordings_;      // how often a shape was seen, and its recordings, one a stretch between meetings
 };
 
 }  // namespace skipstone::gpu

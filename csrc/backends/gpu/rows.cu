@@ -4,6 +4,7 @@
 //   split      a -> y, z, n = heads, m = head                                   concat    a, b -> y, n and m wide
 //   slice      a -> y, n wide, values from k on; sigmoid with m = 1 has one gate a row
 //   quantize   a -> to, n columns, m chunks                                     gather    a[wanted row] -> y, n wide
+//   open_norm  a -> to, n columns, m chunks, weights c or none: the norm without its factor, as a matmul's end makes it; z = sums of squares
 //   mix        a = qkv, b, c = gates a and b -> y = mixed, z = gamma, beta; d = taps, decay, dt_bias; n = channels, m = kernel, k = head, l = key heads
 //   gated      a, b = z -> y, c = norm weights, d = qkv to be remembered, n = value heads, m = head, k = channels, f = eps
 #include "backends/gpu/pass.h"
@@ -62,6 +63,15 @@ SK_DEVICE void quantize_row(const Piece& p, int row, const float* x, int begin, 
   for (int b = begin / 32 + (thread() >> 5); b < 8 * p.m && 32 * b < end; b += rows_threads / 32) {
     const int at = 32 * b + (thread() & 31);
     quantize_block(at < p.n ? x[at] : 0.0f, p.to + i64(4 * pair_bytes) * p.m * (row / most_rows), row % most_rows, b);
+  }
+}
+
+SK_DEVICE void open_norm(const Piece& p, int row, const float* x) {
+  const int lane = thread() & 31;
+  for (int b = thread() >> 5; b < p.n / 32; b += rows_threads / 32) {
+    const float v = x[32 * b + lane], square = sum_lanes(mul(v, v));
+    if (lane == 0) p.z[i64(p.n / 32) * row + b] = square;
+    quantize_block(p.c ? mul(v, p.c[32 * b + lane]) : v, p.to + i64(4 * pair_bytes) * p.m * (row / most_rows), row % most_rows, b);
   }
 }
 
@@ -153,6 +163,7 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
       for (int i = begin + t; i < p.n && i < end; i += rows_threads) y[i] = p.f == 1.0f ? add(a[i], b[i]) : mul(add(a[i], b[i]), p.f);
       return;
     case quantize_piece: return quantize_row(p, row, a, begin, end);
+    case open_norm_piece: return open_norm(p, row, a);
     case mix_piece: return mix(p, pass, row, begin, end);
     case gated_piece: return gated(p, pass, row, a, b, y, begin, end, stretches);
     case gather_piece: {

@@ -57,10 +57,20 @@ class Builder:
         self._widths: list[int] = []
         self._states: list[dict[str, Any]] = []
         self._ops: list[dict[str, Any]] = []
+        self._borders: list[int] = []
 
     def spec(self) -> dict[str, Any]:
-        """What _native.Program takes: widths of the buffers, states of a sequence, operations in order."""
-        return {"widths": list(self._widths), "states": [dict(s) for s in self._states], "ops": [dict(op) for op in self._ops]}
+        """What _native.Program takes: widths of the buffers, states of a sequence, operations in order. borders: see border()."""
+        return {
+            "widths": list(self._widths),
+            "states": [dict(s) for s in self._states],
+            "ops": [dict(op) for op in self._ops],
+            "borders": list(self._borders),
+        }
+
+    def border(self) -> None:
+        """A layer begins here; the last border is the end of the last layer. Models are cut at borders where they run on several devices."""
+        self._borders.append(len(self._ops))
 
     def embed(self, weight: Any, scale: float = 1.0) -> Rows:
         """The tokens' rows of the table `weight`, times `scale`."""

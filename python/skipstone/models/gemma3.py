@@ -136,7 +136,9 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     frequencies = {False: rope_frequencies(p.theta, p.head, p.rope_factor), True: rope_frequencies(p.theta_sliding, p.head)}
     x = b.embed(weights[TABLE], scale)
     for i, sliding in enumerate(p.sliding):
+        b.border()
         x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), sliding, frequencies[sliding], x))
+    b.border()
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights), p.softcap)

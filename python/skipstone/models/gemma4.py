@@ -260,7 +260,9 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     inputs = per_layer_inputs(b, p, weights, x)
     caches: dict[bool, int] = {}
     for i in range(p.layers):
+        b.border()
         x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), i, frequencies[p.sliding[i]], x, caches, inputs))
+    b.border()
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights), p.softcap)

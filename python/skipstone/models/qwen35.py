@@ -268,7 +268,9 @@ def build(file: ModelFile, make_weight: MakeWeight | None = None, program: MakeP
     b, frequencies = Builder(taps), rope_frequencies(p.theta, p.rotated, p.rope_factor)
     x = b.embed(weights[TABLE])
     for i in range(p.layers):
+        b.border()
         x = b.layer_output(i, decoder_layer(b, p, weights.layer(i), i, frequencies, x))
+    b.border()
     h = b.rms_norm(x, weights["output_norm.weight"], p.eps)
     b.hidden(h)
     b.head(h, head_weight(weights))

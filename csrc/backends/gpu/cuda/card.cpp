@@ -59,7 +59,7 @@ class CudaDriver final : public Driver {
     Address memory = 0;
     const int r = f_.cuMemAlloc_v2(&memory, static_cast<size_t>(bytes > 0 ? bytes : 1));
     if (r == out_of_memory) {
-      throw DeviceError(info_.name + " (" + info_.description + ") has no memory left: " + std::to_string(bytes >> 20) + " MiB were asked for, " + std::to_string(free_memory() >> 20) + " of " + std::to_string(info_.memory >> 20) +
+      throw DeviceMemoryError(info_.name + " (" + info_.description + ") has no memory left: " + std::to_string(bytes >> 20) + " MiB were asked for, " + std::to_string(free_memory() >> 20) + " of " + std::to_string(info_.memory >> 20) +
                         " MiB are free; use a smaller model, a shorter context, or device='cpu'");
     }
     check(r, "allocate memory");

@@ -1,0 +1,1 @@
+"""Where the parts of a model run: on cards, on the processor, on both."""
