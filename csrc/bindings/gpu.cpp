@@ -73,10 +73,13 @@ py::dict gpu_memory(int device) {
     const gpu::Memory from(driver, bytes), to(driver, bytes);
     const int64_t some = std::min<int64_t>(int64_t{4} << 20, bytes);
     std::vector<uint8_t> host(static_cast<size_t>(some));
-    for (int i = 0; i < 6; ++i) {
-      best = std::max(best, 8.0 * static_cast<double>(bytes) / seconds(driver, [&] {
+    double spent = 0;
+    for (int i = 0; i < 6 && spent < 0.1; ++i) {
+      const double copies = seconds(driver, [&] {
         for (int j = 0; j < 4; ++j) driver->copy(to.address(), from.address(), bytes);
-      }));
+      });
+      spent += copies;
+      best = std::max(best, 8.0 * static_cast<double>(bytes) / copies);
       to_card = std::max(to_card, static_cast<double>(some) / seconds(driver, [&] { driver->write(to.address(), host.data(), some); }));
       from_card = std::max(from_card, static_cast<double>(some) / seconds(driver, [&] { driver->read(host.data(), to.address(), some); }));
       meeting = std::min(meeting, seconds(driver, [&] {
@@ -113,6 +116,7 @@ std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
 void bind_gpu(py::module_& m) {
   m.def("gpu_devices", &gpu_devices, "The graphics cards: dicts with name, description, memory (bytes), processors, capability and problem (empty: usable). Without a driver one dict with name and problem.");
   m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes; copy_bytes_per_second, bytes read and written by its own copy; to_card and from_card_bytes_per_second; meeting_seconds, of 8 KiB there and back.");
+  m.def("gpu_free_bytes", [](int device) { return gpu::open_cuda(device, image_path())->free_memory(); }, py::arg("device") = 0, py::call_guard<py::gil_scoped_release>(), "Memory of a card that nobody has taken.");
   m.def("gpu_weight_bytes", &gpu::device_bytes, py::arg("type"), py::arg("rows"), py::arg("columns"), "Memory of a matrix on a card.");
   m.def("gpu_operations", &GpuProgram::operations, "Kinds of operations that a card runs; the processor runs the others, or the whole model.");
   py::class_<GpuSequence>(m, "GpuSequence", "What a program on a card remembers of one text.")

@@ -6,8 +6,8 @@ import platform
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,7 @@ from .drafters.gemma4_assistant import Gemma4AssistantDrafter
 from .drafters.mtp import MtpDrafter
 from .drafters.ngram import NAME as NGRAM
 from .drafters.ngram import NgramDrafter
-from .errors import ArgumentError, DeviceError, FileError
+from .errors import ArgumentError, DeviceError, DeviceOutOfMemory, FileError, OutOfMemory
 from .files import open_model
 from .files.hub import resolve
 from .files.identity import identity
@@ -27,6 +27,9 @@ from .files.random_model import PREFIX
 from .files.shapes import SHAPES
 from .model import Model
 from .models import build_drafter, build_network, has_own_drafter, taps
+from .placement.machine import Card, assumed_card, card
+from .placement.place import Placed, choose, memory_size, number_or_auto
+from .placement.sizes import SizedWeight
 from .results import LoadStats
 from .text.tokenizer import load_tokenizer
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .files import ModelFile
     from .models import DrafterNetwork, Network
     from .models.network import Block
+    from .placement.plan import Plan
     from .text.tokenizer import Tokenizer
 
 KV_TYPES = ("f16", "bf16", "f32", "q8_0", "q4_0")
@@ -58,19 +62,26 @@ def devices() -> list[Device]:
 
 
 def load(path: str | os.PathLike[str], draft: Literal["auto", "ngram", False] | str | os.PathLike[str] = "auto", device: str = "auto",
-         threads: int | None = None, kv_type: str = "f16", context: int | None = None) -> Model:
+         threads: int | None = None, kv_type: str = "f16", context: int | None = None, devices: Sequence[str] | None = None,
+         gpu_layers: Literal["auto"] | int = "auto", cpu_experts: Literal["auto"] | int = "auto",
+         memory_limit: str | int | None = None) -> Model:
     """Opens a model: a .gguf file (or the first of several), a folder with config.json and safetensors, or "random:SHAPE" or
     "random:SHAPE:TYPE": random weights in a released model's shape ("random:qwen3-8b:Q8_0"), to measure speed with. A name of the
     Hugging Face hub, org/repo or org/repo:QUANT, is one too; its files are downloaded when they are not there yet.
 
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME..., NAME-dflash...), else none;
               "ngram": from the text's own repetitions; a path: that drafter, which must fit; False: none
-    device    "auto": the first card that works and can hold and run the model, else the processor (a warning says why, where a card is there);
-              "cpu": the processor; "cuda:0": an NVIDIA card (skipstone devices lists them)
+    device    "auto": the cards that work, as many as the model needs, and the processor for what has no room on them (a warning says
+              why, where a card is there and cannot run the model); "cpu": the processor alone; "cuda:0": that NVIDIA card
+              (skipstone devices lists them) and the processor
     threads   None: as many as there are usable cores
     kv_type   what keys and values are kept in: "f16", "bf16" or "f32"; "q8_0" and "q4_0" take 53 % and 28 % of f16's memory, need heads of a
               multiple of 32 values and the processor, and change logits a little or visibly
-    context   most tokens of a text; None: what the model was trained for
+    context   most tokens of a text; None: what the model was trained for, or less where cards do not hold the model with all of that
+    devices   several cards, ["cuda:0", "cuda:1"]: the layers are spread over them, the first on the first
+    gpu_layers, cpu_experts    how many layers, the last ones, are on cards, and of how many layers, the first ones, the processor has
+              the experts; "auto": what promises most speed. Model.plan says what was chosen, skipstone info --plan before loading
+    memory_limit    of each card: "12GB", or bytes. None: what is free
 
     FileError for what is wrong with a file (ModelError: a model that cannot be run), ArgumentError, DeviceError.
     """
@@ -79,12 +90,109 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", "ngram", False] | 
     threads = int(_native.default_threads()) if threads is None else integer("threads", threads, 1, 1024)
     if not (draft == "auto" or draft is False or isinstance(draft, str | os.PathLike)):
         raise ArgumentError(f"draft: {draft!r}; expected 'auto', 'ngram', a path or False")
-    if device == "auto" and (cards := usable_cards()):
+    wanted = Wanted.of(device, devices, gpu_layers, cpu_experts, memory_limit)
+    if wanted.cards:
         try:
-            return _load(path, draft, cards[0], threads, kv_type, context)
-        except DeviceError as error:
+            return _load_planned(path, draft, wanted, threads, kv_type, context)
+        except (DeviceError, OutOfMemory) as error:
+            if not wanted.may_fall_back:
+                raise
             warnings.warn(f"the model runs on the processor: {error}", stacklevel=2)
-    return _load(path, draft, "cpu" if device == "auto" else device, threads, kv_type, context)
+    return _load(path, draft, None, threads, kv_type, context)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where a model shall run, as it was asked for. cards: names; none: the processor alone. gpu_layers, cpu_experts: None: as is best."""
+
+    cards: tuple[str, ...]
+    spread: bool
+    gpu_layers: int | None
+    cpu_experts: int | None
+    limit: int | None
+    may_fall_back: bool
+
+    @classmethod
+    def of(cls, device: str, devices: Sequence[str] | None, gpu_layers: Any, cpu_experts: Any, memory_limit: Any) -> Wanted:
+        """Arguments of load, checked. ArgumentError, and DeviceError for devices that are not there."""
+        layers, experts = number_or_auto("gpu_layers", gpu_layers), number_or_auto("cpu_experts", cpu_experts)
+        limit = None if memory_limit is None else memory_size("memory_limit", memory_limit)
+        if not isinstance(device, str):
+            raise ArgumentError(f"device: {device!r}; expected 'auto', 'cpu' or a card such as 'cuda:0'")
+        if devices is not None:
+            if isinstance(devices, str) or not all(isinstance(d, str) for d in devices) or not devices or len(set(devices)) < len(devices):
+                raise ArgumentError(f"devices: {devices!r}; expected a list of different cards, such as ['cuda:0', 'cuda:1']")
+            if device != "auto":
+                raise ArgumentError(f"device: {device!r} and devices: {list(devices)!r}; expected one of the two")
+            names = tuple(_card_name(d) for d in devices if d != "cpu")
+            return cls(names if layers != 0 else (), len(names) > 1, layers, experts, limit, False)
+        if device == "auto":
+            cards = tuple(usable_cards()) if layers != 0 else ()
+            if not cards and layers:
+                raise DeviceError(f"gpu_layers: {layers}, but no card can be used{_problems()}. Use gpu_layers='auto'")
+            return cls(cards, False, layers, experts, limit, layers is None and experts is None)
+        if device == "cpu":
+            if layers or limit is not None:
+                name, value = ("gpu_layers", gpu_layers) if layers else ("memory_limit", memory_limit)
+                raise ArgumentError(f"{name}: {value!r} is about cards, but device is 'cpu'; leave one of them out")
+            return cls((), False, layers, experts, limit, False)
+        return cls((_card_name(device),) if layers != 0 else (), False, layers, experts, limit, False)
+
+
+def _load_planned(path: str | os.PathLike[str], draft: Any, wanted: Wanted, threads: int, kv_type: str, context: int | None) -> Model:
+    """On cards, by plan. Where memory runs out although the plan had room for all, a plan for less is made."""
+    error: DeviceOutOfMemory | None = None
+    for attempt in range(8):
+        cards = [card(name, wanted.limit) for name in wanted.cards]
+        cards = [replace(c, bytes=int(c.bytes * 0.88**attempt)) for c in cards]
+        try:
+            plan = make_plan(path, draft, cards, wanted, threads, kv_type, context)
+            if error:
+                plan = replace(plan, notes=(*plan.notes, f"made anew, as memory ran out with the plan before: {error}"))
+            return _load(path, draft, plan, threads, kv_type, context)
+        except DeviceOutOfMemory as problem:
+            error = problem.with_traceback(None)               # which would keep what was loaded
+            if wanted.gpu_layers is not None:
+                break
+        except OutOfMemory as problem:
+            raise error or problem from None
+    assert error is not None
+    raise error
+
+
+def make_plan(path: str | os.PathLike[str], draft: Any, cards: list[Card], wanted: Wanted, threads: int, kv_type: str, context: int | None) -> Plan:
+    """The plan for a model, without loading it. OutOfMemory where nothing fits, DeviceError where no layer can be run on a card."""
+    file = open_model(resolve(path))
+    network = build_network(file, make_weight=SizedWeight, program=lambda spec: None)
+    _check_context(context, file, network)
+    _check_kv_type(kv_type, file, network)
+    drafter: DrafterNetwork | None = None
+    if draft == "auto" and network.weights is None:
+        drafter = build_drafter(network, file, make_weight=SizedWeight, program=lambda spec: None)
+        for candidate in _companions(file) if drafter is None else ():
+            try:
+                if isinstance(candidate, FileError) or taps(candidate):
+                    continue
+                drafter = build_drafter(network, file, candidate, make_weight=SizedWeight, program=lambda spec: None)
+                break
+            except FileError:
+                continue                                       # reported when it is loaded
+    elif draft not in ("auto", NGRAM, False) and not taps(given := open_model(resolve(draft))):
+        drafter = build_drafter(network, file, given, make_weight=SizedWeight, program=lambda spec: None)
+    return choose(network, drafter, cards, threads, context, kv_type, wanted.gpu_layers, wanted.cpu_experts, wanted.spread)
+
+
+def _check_context(context: int | None, file: ModelFile, network: Network) -> None:
+    if context is not None and integer("context", context, 1, None) > network.context_length:
+        raise ArgumentError(f"context: {context}; {file.path.name} was made for {network.context_length} tokens at most")
+
+
+def plan_for(path: str | os.PathLike[str], draft: Any, wanted: Wanted, threads: int, kv_type: str, context: int | None) -> Plan:
+    """What load would do, for a machine without a card as for one with an assumed card of `wanted.limit` bytes."""
+    cards = [card(name, wanted.limit) for name in wanted.cards]
+    if not cards and wanted.limit is not None:
+        cards = [assumed_card(wanted.limit)]
+    return make_plan(path, draft, cards, wanted, threads, kv_type, context)
 
 
 def usable_cards() -> list[str]:
@@ -92,8 +200,9 @@ def usable_cards() -> list[str]:
     return [str(card["name"]) for card in _native.gpu_devices() if not card["problem"]]
 
 
-def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, kv_type: str, context: int | None) -> Model:
-    device, make = _program_maker(device)
+def _load(path: str | os.PathLike[str], draft: Any, plan: Plan | None, threads: int, kv_type: str, context: int | None) -> Model:
+    placed = Placed(plan) if plan else None
+    device, make = "+".join(plan.devices) if plan else "cpu", placed.drafter if placed else None
     start = time.perf_counter()
     file = open_model(resolve(path))
     given = open_model(resolve(draft)) if draft not in ("auto", NGRAM, False) else None
@@ -101,15 +210,12 @@ def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, k
     tapped = taps(given) if given else _first_taps(beside)
     if given and tapped and device != "cpu":
         raise DeviceError(f"draft: {given.name} drafts blocks, which runs on the processor alone; use device='cpu', draft='ngram' or another drafter")
-    text = _Text(file, make or _native.Program)
+    text = _Text(file, placed.target if placed else _native.Program)
     network = build_network(file, program=text.first, taps=tapped if device == "cpu" else ())
     _check_kv_type(kv_type, file, network)
+    _check_context(context, file, network)
     if context is None:
-        context = network.context_length
-    else:
-        context = integer("context", context, 1, None)
-        if context > network.context_length:
-            raise ArgumentError(f"context: {context}; {file.path.name} was made for {network.context_length} tokens at most")
+        context = plan.context if plan else network.context_length
     drafter: Drafter | None = NgramDrafter() if draft == NGRAM else None
     if given:
         drafter = _drafter(build_drafter(network, file, given, program=make), network, given, threads, kv_type)
@@ -120,7 +226,7 @@ def _load(path: str | os.PathLike[str], draft: Any, device: str, threads: int, k
     config = file.config or {key: value for key, value in file.metadata.items() if not key.startswith("tokenizer.")}
     return Model(path=file.path, architecture=network.architecture, config=config, program=network.program, bytes=network.bytes_per_row,
                  context_length=context, tokenizer=text.tokenizer, drafter=drafter, device=device, threads=threads, kv_type=kv_type, load_stats=loaded,
-                 identify=lambda: f"{device.partition(':')[0]} {identity(file)}", hidden_width=network.hidden_size,
+                 identify=lambda: f"{device.partition(':')[0] if plan is None or plan.whole else plan.key} {identity(file)}", plan=plan, hidden_width=network.hidden_size,
                  sampling=suggested_sampling(file))
 
 
@@ -149,17 +255,17 @@ def _check_kv_type(kv_type: str, file: ModelFile, network: Network) -> None:
         raise ArgumentError(f"kv_type: {kv_type!r} keeps blocks of 32 values; {file.path.name} has heads of {heads[0]}. Use f16, bf16 or f32")
 
 
-def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | None]:
-    """The device's name and what turns a recorded pass into a program on it."""
-    if device == "cpu":
-        return "cpu", None
-    cards, usable = _native.gpu_devices(), usable_cards()
+def _card_name(device: str) -> str:
+    """The name of a card that can be used. DeviceError."""
+    usable = usable_cards()
     name = "cuda:0" if device == "cuda" else device
     if name not in usable:
-        problems = "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in cards if card["problem"] and name.startswith("cuda"))
-        raise DeviceError(f"device: {device!r}; available: {', '.join([d.name for d in devices()] + usable)}{problems}. Use device='auto'")
-    number = int(name.partition(":")[2])
-    return name, lambda spec: _native.GpuProgram(spec, number)
+        raise DeviceError(f"device: {device!r}; available: {', '.join(['cpu', *usable])}{_problems() if name.startswith('cuda') else ''}. Use device='auto'")
+    return name
+
+
+def _problems() -> str:
+    return "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in _native.gpu_devices() if card["problem"])
 
 
 def _drafter(made: DrafterNetwork | None, network: Network, file: ModelFile, threads: int, kv_type: str) -> Drafter | None:

@@ -19,6 +19,7 @@ from .results import ChatPiece, ChatPrompt, ChatResult, LoadStats, Piece, Result
 
 if TYPE_CHECKING:
     from .drafters.base import Drafter
+    from .placement.plan import Plan
     from .text.tokenizer import Tokenizer
 
 
@@ -29,19 +30,20 @@ class Model:
     hidden_width: of hidden states. context_length: most tokens of a text. config: the model's configuration as read from the
     file. tokenizer: encode(text, special=False) and decode(ids); None where the file has none. drafter: None where it has none.
     bytes: of weights that a pass reads. load_stats: what loading took. sampling: options that the model's files suggest, to be
-    given as **model.sampling.
+    given as **model.sampling. plan: where the parts of the model are, None on the processor alone.
     """
 
     def __init__(self, *, path: Path, architecture: str, config: dict[str, Any], program: Any, bytes: int, context_length: int,
                  tokenizer: Tokenizer | None, drafter: Drafter | None, device: str, threads: int, kv_type: str,
                  load_stats: LoadStats | None = None, sampling: dict[str, Any] | None = None,
-                 identify: Callable[[], str] | None = None, hidden_width: int | None = None) -> None:
+                 identify: Callable[[], str] | None = None, hidden_width: int | None = None, plan: Plan | None = None) -> None:
         self.path, self.name, self.architecture, self.config = path, path.stem if path.is_file() else path.name, architecture, config
         self.program, self.bytes = program, bytes
         self.vocab_size, self.hidden_width, self.context_length = int(program.vocabulary), hidden_width or int(program.hidden_width), context_length
         self.tokenizer, self.drafter = tokenizer, drafter
         self.device, self.threads, self.kv_type, self.load_stats = device, threads, kv_type, load_stats
         self.sampling = sampling or {}
+        self.plan = plan
         self._identify = identify or (lambda: f"{self.architecture} {self.path}")
         at_once = drafter.at_once if drafter else None
         self._costs, self._shared_costs = Costs(at_once), Costs(at_once)   # of passes over one text, and over several

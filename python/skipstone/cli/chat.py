@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from .output import (GRAMMAR_HELP, INTERRUPTED, JSON_SCHEMA_HELP, REGEX_HELP, console, draft_argument, draft_tokens_argument, errors_as_messages, figures,
+from .output import (GRAMMAR_HELP, INTERRUPTED, JSON_SCHEMA_HELP, REGEX_HELP, console, draft_argument, draft_tokens_argument, errors_as_messages, figures, layers_argument,
                      model_path, print_json, printable, read_text, shown, standard_input, text_or_file)
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ def command(
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
     threads: Annotated[Optional[int], typer.Option("--threads", "-t", help="Threads; by default all usable cores.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu or cuda:0; skipstone devices lists them.")] = "auto",
+    gpu_layers: Annotated[str, typer.Option(help="How many of the last layers are on cards; auto: as many as have room.")] = "auto",
+    cpu_experts: Annotated[str, typer.Option(help="Of how many layers the processor has the experts; auto: as is fastest.")] = "auto",
+    memory_limit: Annotated[Optional[str], typer.Option(help="Of each card: 12GB; by default what is free.")] = None,
     kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
     history: Annotated[bool, typer.Option("--history/--no-history", help="Keep the lines you write for the next time.")] = True,
@@ -74,7 +77,8 @@ def command(
         conversing = prompt is None and not unanswered and sys.stdin.isatty() and not as_json
         if conversing:
             heed()
-        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), device=device, threads=threads, kv_type=kv_type, context=context)
+        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), device=device, threads=threads, kv_type=kv_type, context=context,
+                      gpu_layers=layers_argument("--gpu-layers", gpu_layers), cpu_experts=layers_argument("--cpu-experts", cpu_experts), memory_limit=memory_limit)
         options = {**DEFAULTS, **loaded.sampling, **{name: value for name, value in wanted.items() if value is not None}, "draft_tokens": drafts}
         conversation = Conversation(loaded, talk, options, enable_thinking=think, chat_template=own_template, tools=known)
         if conversing:

@@ -4,13 +4,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from ..chat.dialects import dialect_of
-from .output import console, errors_as_messages, model_path, print_json, shown
+from .output import console, draft_argument, errors_as_messages, layers_argument, model_path, print_json, shown
 
 if TYPE_CHECKING:
     from ..files import ModelFile
@@ -52,38 +51,18 @@ def describe(file: ModelFile) -> dict[str, Any]:
             "runs": runs, "reason": why, "places": _places(sum(sizes.values())), **tokenizer, **_drafter(file)}
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """What building a network needs to know of a weight matrix, without laying it out."""
-
-    type: str
-    rows: int
-    columns: int
-    data: Any
-    scales: Any = None
-    scale_columns: int = 0
-    headers_only: ClassVar[bool] = True
-
-    @property
-    def experts(self) -> int:
-        return len(self.data) if isinstance(self.data, list) else 1
-
-    @property
-    def bytes(self) -> int:
-        return sum(int(a.nbytes) for a in self.data) if isinstance(self.data, list) else int(self.data.nbytes)
-
-
 def _runs(file: ModelFile) -> tuple[bool, str | None]:
     """Can this version run the file? Records its network without loading a weight; else the reason."""
     from ..errors import SkipstoneError
     from ..models import registry
+    from ..placement.sizes import SizedWeight
 
     drafter = registry.find(file, registry.DRAFTERS)
     try:
         if drafter:
             registry.taps(file)
             return True, "as the drafter of the model that it was made for" + (", on the processor" if drafter is registry.dflash else "")
-        registry.build_network(file, make_weight=_Sizes, program=lambda spec: None)
+        registry.build_network(file, make_weight=SizedWeight, program=lambda spec: None)
     except SkipstoneError as error:
         return False, str(error)
     return True, None
@@ -144,11 +123,28 @@ def _drafter(file: ModelFile) -> dict[str, Any]:
 def command(
     model: Annotated[str, typer.Argument(help="A GGUF file, a folder with safetensors, or a bundled model's name.")],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print where everything would go, on cards and processor, and what speed to expect.")] = False,
+    memory: Annotated[Optional[str], typer.Option(help="With --plan: of each card, 12GB; without a card, of one with common speeds.")] = None,
+    context: Annotated[Optional[int], typer.Option(help="With --plan: most tokens of a text.")] = None,
+    kv_type: Annotated[str, typer.Option(help="With --plan: type of the cache, f16, bf16, f32, q8_0 or q4_0.")] = "f16",
+    draft: Annotated[Optional[str], typer.Option(help="With --plan: the drafter's file.")] = None,
+    no_draft: Annotated[bool, typer.Option("--no-draft", help="With --plan: without the drafter.")] = False,
+    device: Annotated[str, typer.Option(help="With --plan: auto, cpu or cuda:0.")] = "auto",
+    gpu_layers: Annotated[str, typer.Option(help="With --plan: how many layers on cards; auto.")] = "auto",
+    cpu_experts: Annotated[str, typer.Option(help="With --plan: of how many layers the processor has the experts; auto.")] = "auto",
+    threads: Annotated[Optional[int], typer.Option(help="With --plan: threads of the processor.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Tell what a model file is: architecture, sizes, types, tokenizer, drafter."""
+    """Tell what a model file is: architecture, sizes, types, tokenizer, drafter; with --plan where it would run."""
     with errors_as_messages():
         from ..files import open_model
+
+        if plan:
+            from .plan_table import show_plan
+
+            show_plan(model_path(model), draft_argument(draft, no_draft), device, layers_argument("--gpu-layers", gpu_layers),
+                      layers_argument("--cpu-experts", cpu_experts), memory, context, kv_type, threads, as_json)
+            return
 
         file = open_model(model_path(model))
         said = describe(file)

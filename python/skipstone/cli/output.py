@@ -140,6 +140,15 @@ def draft_argument(draft: str | None, no_draft: bool) -> Any:
     return False if no_draft else "auto" if draft is None else draft if draft == "ngram" else model_path(draft)
 
 
+def layers_argument(name: str, given: str) -> Any:
+    """What load takes for --gpu-layers and --cpu-experts."""
+    from ..errors import ArgumentError
+
+    if not re.fullmatch(r"auto|[0-9]{1,6}", given):
+        raise ArgumentError(f"{name}: {given!r}; expected auto or a number of layers")
+    return given if given == "auto" else int(given)
+
+
 def model_path(model: str) -> str:
     """The path of a model: as given, that of a bundled model of this name, or of one from the hub, downloaded if need be."""
     from .. import bundled

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from .output import (GRAMMAR_HELP, INTERRUPTED, JSON_SCHEMA_HELP, REGEX_HELP, console, draft_argument, draft_tokens_argument, errors_as_messages, figures,
+from .output import (GRAMMAR_HELP, INTERRUPTED, JSON_SCHEMA_HELP, REGEX_HELP, console, draft_argument, draft_tokens_argument, errors_as_messages, figures, layers_argument,
                      model_path, print_json, printable, standard_input, text_or_file)
 
 
@@ -32,6 +32,9 @@ def command(
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
     threads: Annotated[Optional[int], typer.Option("--threads", "-t", help="Threads; by default all usable cores.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu or cuda:0; skipstone devices lists them.")] = "auto",
+    gpu_layers: Annotated[str, typer.Option(help="How many of the last layers are on cards; auto: as many as have room.")] = "auto",
+    cpu_experts: Annotated[str, typer.Option(help="Of how many layers the processor has the experts; auto: as is fastest.")] = "auto",
+    memory_limit: Annotated[Optional[str], typer.Option(help="Of each card: 12GB; by default what is free.")] = None,
     kv_type: Annotated[str, typer.Option(help="Type of the cache: f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     context: Annotated[Optional[int], typer.Option(help="Most tokens of a text; by default what the model was trained for.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of streaming.")] = False,
@@ -45,7 +48,8 @@ def command(
         if prompt is None and sys.stdin.isatty():
             raise ArgumentError("there is no prompt; give one by --prompt, or as standard input. To talk with a model: skipstone chat")
         constraints = dict(json_schema=text_or_file("--json-schema", json_schema), regex=regex, grammar=text_or_file("--grammar", grammar))
-        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), device=device, threads=threads, kv_type=kv_type, context=context)
+        loaded = load(model_path(model), draft=draft_argument(draft, no_draft), device=device, threads=threads, kv_type=kv_type, context=context,
+                      gpu_layers=layers_argument("--gpu-layers", gpu_layers), cpu_experts=layers_argument("--cpu-experts", cpu_experts), memory_limit=memory_limit)
         text = standard_input() if prompt in (None, "-") else prompt
         options: dict[str, Any] = dict(max_tokens=max_tokens, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty,
                                        presence_penalty=presence_penalty, frequency_penalty=frequency_penalty, seed=seed, stop=stop or None,
