@@ -113,8 +113,9 @@ class Wanted:
     may_fall_back: bool
 
     @classmethod
-    def of(cls, device: str, devices: Sequence[str] | None, gpu_layers: Any, cpu_experts: Any, memory_limit: Any) -> Wanted:
-        """Arguments of load, checked. ArgumentError, and DeviceError for devices that are not there."""
+    def of(cls, device: str, devices: Sequence[str] | None, gpu_layers: Any, cpu_experts: Any, memory_limit: Any, assume: bool = False) -> Wanted:
+        """Arguments of load, checked. ArgumentError, and DeviceError for devices that are not there. assume: a card that is not there, of
+        memory_limit, may be planned for."""
         layers, experts = number_or_auto("gpu_layers", gpu_layers), number_or_auto("cpu_experts", cpu_experts)
         limit = None if memory_limit is None else memory_size("memory_limit", memory_limit)
         if not isinstance(device, str):
@@ -128,7 +129,7 @@ class Wanted:
             return cls(names if layers != 0 else (), len(names) > 1, layers, experts, limit, False)
         if device == "auto":
             cards = tuple(usable_cards()) if layers != 0 else ()
-            if not cards and layers:
+            if not cards and layers and not (assume and limit):
                 raise DeviceError(f"gpu_layers: {layers}, but no card can be used{_problems()}. Use gpu_layers='auto'")
             return cls(cards, False, layers, experts, limit, layers is None and experts is None)
         if device == "cpu":
@@ -147,6 +148,12 @@ def _load_planned(path: str | os.PathLike[str], draft: Any, wanted: Wanted, thre
         cards = [replace(c, bytes=int(c.bytes * 0.88**attempt)) for c in cards]
         try:
             plan = make_plan(path, draft, cards, wanted, threads, kv_type, context)
+            if plan.devices == ["cpu"]:
+                reason = "; ".join(plan.notes)
+                if plan.notes and not wanted.may_fall_back and not error and "cannot be run" in reason:
+                    raise DeviceError(f"{', '.join(wanted.cards)}: {reason}; use device='cpu'")
+                warnings.warn(f"the model runs on the processor: {error or reason}", stacklevel=3)
+                return _load(path, draft, None, threads, kv_type, context)
             if error:
                 plan = replace(plan, notes=(*plan.notes, f"made anew, as memory ran out with the plan before: {error}"))
             return _load(path, draft, plan, threads, kv_type, context)

@@ -1,6 +1,7 @@
 // A libcuda of our own: memory is the process's, kernels are the GPU kernels' source as the emulation runs it, a graph is a list of launches. What tests/gpu
 // puts in the driver's place, so that the host code and whole models run without a card. Device memory starts as rubbish.
-//   SKIPSTONE_FAKE_MEMORY: bytes of the card (default 1 GiB)      SKIPSTONE_FAKE_SEED: order in which GPU threads go on
+//   SKIPSTONE_FAKE_CARDS: how many (default 1)                  SKIPSTONE_FAKE_CLAIM: bytes that it says are free beyond those that are
+//   SKIPSTONE_FAKE_MEMORY: bytes of a card (default 1 GiB)      SKIPSTONE_FAKE_SEED: order in which GPU threads go on
 //   SKIPSTONE_FAKE_SMALL: 1 for a card of compute capability 7.5, with little shared memory
 #include <cstdint>
 #include <cstdio>
@@ -44,8 +45,11 @@ int64_t number(const char* name, int64_t otherwise) {
 bool small_card() { return number("SKIPSTONE_FAKE_SMALL", 0) != 0; }
 int64_t card_bytes() { return number("SKIPSTONE_FAKE_MEMORY", int64_t{1} << 30); }
 
-std::map<uintptr_t, size_t> memory;
-size_t taken = 0;
+constexpr int most_cards = 8;
+struct Piece { size_t bytes; int card; };
+std::map<uintptr_t, Piece> memory;
+size_t taken[most_cards];
+int contexts[most_cards], current = 0;      // a card's context is the address of its number here
 uint32_t launches = 0;
 using Work = std::vector<std::function<void()>>;
 Work* recording = nullptr;
@@ -64,7 +68,7 @@ using cuda::Address;
 int cuInit(unsigned) { return 0; }
 int cuDriverGetVersion(int* v) { *v = 12080; return 0; }
 int cuGetErrorString(int error, const char** text) { *text = error == 2 ? "out of memory" : "a fault"; return 0; }
-int cuDeviceGetCount(int* n) { *n = 1; return 0; }
+int cuDeviceGetCount(int* n) { *n = static_cast<int>(number("SKIPSTONE_FAKE_CARDS", 1)); return 0; }
 int cuDeviceGet(int* d, int i) { *d = i; return 0; }
 int cuDeviceGetName(char* name, int, int) { std::strcpy(name, "Emulated card"); return 0; }
 int cuDeviceGetAttribute(int* v, int attribute, int) {
@@ -78,10 +82,14 @@ int cuDeviceGetAttribute(int* v, int attribute, int) {
   }
 }
 int cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = static_cast<size_t>(card_bytes()); return 0; }
-int cuDevicePrimaryCtxRetain(void** c, int) { *c = &memory; return 0; }
+int cuDevicePrimaryCtxRetain(void** c, int d) { *c = &contexts[d]; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
-int cuCtxSetCurrent(void*) { return 0; }
-int cuMemGetInfo_v2(size_t* free, size_t* total) { *total = static_cast<size_t>(card_bytes()); *free = *total - taken; return 0; }
+int cuCtxSetCurrent(void* c) { current = static_cast<int>(static_cast<int*>(c) - contexts); return 0; }
+int cuMemGetInfo_v2(size_t* free, size_t* total) {
+  *total = static_cast<size_t>(card_bytes());
+  *free = *total - taken[current] + static_cast<size_t>(number("SKIPSTONE_FAKE_CLAIM", 0));
+  return 0;
+}
 int cuModuleLoadData(void** m, const void*) { *m = &kernels; return 0; }
 int cuModuleUnload(void*) { return 0; }
 int cuModuleGetFunction(void** f, void*, const char* name) {
@@ -92,18 +100,18 @@ int cuModuleGetFunction(void** f, void*, const char* name) {
 }
 int cuFuncSetAttribute(void*, int, int) { return 0; }
 int cuMemAlloc_v2(Address* a, size_t bytes) {
-  if (taken + bytes > static_cast<size_t>(card_bytes())) return 2;
+  if (taken[current] + bytes > static_cast<size_t>(card_bytes())) return 2;
   void* at = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   std::memset(at, 0xcd, bytes);
-  memory[reinterpret_cast<uintptr_t>(at)] = bytes;
-  taken += bytes;
+  memory[reinterpret_cast<uintptr_t>(at)] = {bytes, current};
+  taken[current] += bytes;
   *a = reinterpret_cast<Address>(at);
   return 0;
 }
 int cuMemFree_v2(Address a) {
   const auto found = memory.find(static_cast<uintptr_t>(a));
-  if (found == memory.end()) return 1;
-  taken -= found->second;
+  if (found == memory.end() || found->second.card != current) return 1;
+  taken[current] -= found->second.bytes;
   std::free(reinterpret_cast<void*>(found->first));
   memory.erase(found);
   return 0;

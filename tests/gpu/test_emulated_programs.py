@@ -5,10 +5,7 @@ the cut of the prompt or the company.
 """
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +16,15 @@ import skipstone
 from skipstone import _native, bundled
 from skipstone.models.builder import Builder, Rows
 
-ROOT = Path(__file__).resolve().parents[2]
-COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
-pytestmark = [pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++, g++, clang++ or $CXX) is here to build the emulated card with"),
-              pytest.mark.skipif(sys.platform != "linux", reason="the emulated card is built for dlopen")]
+from emulation import emulated
+
 VOCABULARY, HIDDEN = 50, 96
 
 
 @pytest.fixture(scope="module", autouse=True)
-def card(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("card")
-    command = [str(COMPILER), "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "-o", str(folder / "libcuda.so"),
-               str(Path(__file__).parent / "fake_cuda.cpp")]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    if built.returncode and "ucontext" in built.stderr:
-        pytest.skip(f"{COMPILER} has no ucontext.h, which the emulation switches fibers with")
-    assert built.returncode == 0, built.stderr
-    (folder / "image").write_bytes(b"\x7fELF" + bytes(60))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIPSTONE_LIBCUDA", str(folder / "libcuda.so"))
-        patch.setenv("SKIPSTONE_GPU_IMAGE", str(folder / "image"))
-        yield folder
+def card(emulated_card: Path) -> Iterator[Path]:
+    with emulated(emulated_card):
+        yield emulated_card
 
 
 class Layers:
@@ -70,6 +55,7 @@ class Layers:
         return self.b.embed(self.weight(VOCABULARY, HIDDEN), 1.5)
 
     def finish(self, x: Rows, softcap: float = 0.0) -> dict[str, Any]:
+        self.b.border()
         h = self.norm(x)
         self.b.hidden(h)
         self.b.head(h, self.weight(VOCABULARY, HIDDEN), softcap)
@@ -85,6 +71,7 @@ def plain(kind: str, heads: int = 6, kv_heads: int = 1, head: int = 32) -> dict[
     m = Layers(kind)
     x = m.embed()
     for _ in range(2):
+        m.b.border()
         q, k, v = m.matmul(m.norm(x), heads * head, kv_heads * head, kv_heads * head)
         q, k = (m.turn(m.norm(i, head), head) for i in (q, k))
         x = m.b.add(x, m.matmul(m.b.attention(q, k, v, heads=heads, kv_heads=kv_heads, head=head, scale=head**-0.5), HIDDEN))
@@ -97,6 +84,7 @@ def sandwich(kind: str) -> dict[str, Any]:
     m = Layers(kind)
     x = m.embed()
     for window, head, kv_heads in ((24, 32, 2), (0, 48, 1)):
+        m.b.border()
         q, raw = m.matmul(m.norm(x), 2 * head, kv_heads * head)
         k, v = m.turn(m.norm(raw, head), head), m.b.rms_norm(raw, None, 1e-6, head)
         o = m.b.attention(m.turn(m.norm(q, head), head), k, v, heads=2, kv_heads=kv_heads, head=head, scale=1.0, window=window)
@@ -109,6 +97,7 @@ def recurrent(kind: str) -> dict[str, Any]:
     """Qwen3.5's: a delta-net, then attention whose result a gate beside q scales."""
     m = Layers(kind)
     x, head = m.embed(), 32
+    m.b.border()
     h = m.norm(x)
     qkv, z = m.matmul(h, 4 * head, 2 * head)
     a, b = m.b.matmul(h, m.weight(2, HIDDEN, "F32"), m.weight(2, HIDDEN, "F16"))
@@ -117,6 +106,7 @@ def recurrent(kind: str) -> dict[str, Any]:
                       eps=1e-6, key_of_value=[0, 0])
     x = m.b.add(m.matmul(y, HIDDEN), x)
     x = m.b.add(x, m.mlp(m.norm(x), "silu"))
+    m.b.border()
     q, k, v = m.matmul(m.norm(x), 4 * 2 * head, 2 * head, 2 * head)
     q, gate = m.b.split_heads(q, head)
     o = m.b.attention(m.turn(m.norm(q, head), head), m.turn(m.norm(k, head), head), v, heads=4, kv_heads=2, head=head, scale=head**-0.5)
@@ -272,7 +262,7 @@ def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_takes_the_card_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(16 << 20))
-    with pytest.warns(UserWarning, match="the model runs on the processor: cuda:0 .* has no memory left"):
+    with pytest.warns(UserWarning, match="the model runs on the processor: the cards' memory .* has no room for any part of it"):
         assert skipstone.load(bundled.QWEN35, draft=False).device == "cpu"
     monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(1 << 30))
     assert skipstone.load(bundled.QWEN35, draft=False).device == "cuda:0"

@@ -20,7 +20,7 @@ def show_plan(path: str, draft: Any, device: str, gpu_layers: Any, cpu_experts: 
     if kv_type not in KV_TYPES:
         raise ArgumentError(f"--kv-type: {kv_type!r}; expected one of {', '.join(KV_TYPES)}")
     threads = int(_native.default_threads()) if threads is None else integer("--threads", threads, 1, 1024)
-    wanted = Wanted.of(device, None, gpu_layers, cpu_experts, memory)
+    wanted = Wanted.of(device, None, gpu_layers, cpu_experts, memory, assume=True)
     plan = plan_for(path, draft, wanted, threads, kv_type, context)
     if as_json:
         print_json({"model": path, **as_dict(plan)})

@@ -10,7 +10,7 @@ from .. import _native
 from ..errors import ArgumentError, OutOfMemory
 from .cut import Section, behind_sum, cut, experts_on_processor
 from .machine import Card, processor
-from .plan import COMMON_CONTEXT, Model, Plan, Planner, describe
+from .plan import COMMON_CONTEXT, Plan, Planner, describe
 
 if TYPE_CHECKING:
     from ..models import DrafterNetwork, Network
@@ -50,7 +50,8 @@ def choose(network: Network, drafter: DrafterNetwork | None, cards: Sequence[Car
     error: OutOfMemory | None = None
     for at, tokens in enumerate(contexts):
         model = describe(network, drafter, tokens, kv_type)
-        if gpu_layers is None and not cpu_experts and (whole := _whole(model, cards, threads, spread, card_experts)):
+        if gpu_layers is None and not cpu_experts and cards and (
+                whole := Planner(model, cards, processor(threads, measured=False), spread, card_experts).whole()):
             return replace(whole, trained_context=trained)
         if at + 1 < len(contexts) and at == 0 and gpu_layers is None and cards:
             continue                                        # a common context on cards rather than all that is possible beside them
@@ -62,14 +63,6 @@ def choose(network: Network, drafter: DrafterNetwork | None, cards: Sequence[Car
         return replace(plan, trained_context=trained)
     assert error is not None
     raise error
-
-
-def _whole(model: Model, cards: Sequence[Card], threads: int, spread: bool, card_experts: bool) -> Plan | None:
-    """All on cards, where it fits; what the processor can do need not be measured for that."""
-    planner = Planner(model, cards, processor(threads, measured=False), spread, card_experts)
-    if planner.kinds or not cards or (model.mixture and not card_experts):
-        return None
-    return next((p for p in planner._place(0, (), False) if planner._fits(p)), None)
 
 
 class Placed:

@@ -7,7 +7,7 @@ processor. Among all such plans that fit, the one that promises the fastest pass
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import OutOfMemory
@@ -130,29 +130,49 @@ class Planner:
     def __init__(self, model: Model, cards: Sequence[Card], processor: Processor, spread: bool = False, card_experts: bool = True) -> None:
         """spread: over all cards, evenly, rather than over as few as hold it. card_experts: whether cards can run experts."""
         self.model, self.cards, self.processor, self.spread, self.card_experts = model, list(cards), processor, spread, card_experts
+        self._layers: dict[tuple[int, bool], dict[str, int]] = {}                     # what is asked again and again
+        self._scratch: dict[tuple[int, int], int] = {}
+        self._costs: dict[tuple[int, str, bool, int, int], float] = {}
+        self.width = max(model.spec["widths"][b] for op in model.spec["ops"] if op["kind"] == "embed" for b in op["outputs"])
+        self.places = sorted({0, model.context // 2, model.context})                   # filled contexts for which speeds are told
+        self.middle = self.places[len(self.places) // 2]
         self.kinds = sorted({kind for p in (model.before, *model.layers, model.after) for kind in p.unknown})
 
     def best(self, gpu_layers: int | None, cpu_experts: int | None) -> Plan:
         """The fastest that fits. None: free to choose. OutOfMemory where nothing fits."""
         count = len(self.model.layers)
-        if gpu_layers is None:
-            firsts = [*self.model.borders, count]
-        else:                                             # the border that leaves so many layers to cards, or the next that leaves more
+        firsts = list(self.model.borders)
+        if gpu_layers is not None:                        # the border that leaves so many layers to cards, or the next that leaves more
             firsts = [max((b for b in (*self.model.borders, count) if b <= count - min(gpu_layers, count)), default=0)]
-        if self.kinds:
+        if self.kinds or not self.cards:
             firsts = [count]
         found: list[tuple[float, Plan]] = []
         for first in firsts:
             for plan in self._with_experts(first, cpu_experts):
-                found.append((plan.passes[1][self._middle(plan)], plan))
+                found.append((plan.passes[1][self.middle], plan))
         fits = [(seconds, plan) for seconds, plan in found if self._fits(plan)]
+        if not fits and gpu_layers is None and not cpu_experts and self.cards and not self.kinds:      # better without a card than not at all
+            least = min((p for _, p in found), key=lambda p: sum(sum(m.values()) for d, m in p.memory.items() if d != "cpu"))
+            needs = sum(sum(m.values()) for d, m in least.memory.items() if d != "cpu")
+            note = f"the cards' memory ({', '.join(f'{c.name}: {gb(c.bytes)}' for c in self.cards)}) has no room for any part of it; the smallest takes {gb(needs)}"
+            plan = self._place(count, (), False)[0]
+            found.append((plan.passes[1][self.middle], replace(plan, notes=(note,))))
+            fits = [found[-1]] if self._fits(plan) else []
         if not fits:
             raise OutOfMemory(self._too_large([plan for _, plan in found], gpu_layers, cpu_experts))
-        return min(fits, key=lambda f: f[0])[1]
+        return self._finished(min(fits, key=lambda f: f[0])[1])
 
-    @staticmethod
-    def _middle(plan: Plan) -> int:
-        return sorted(plan.passes[1])[1]
+    def whole(self) -> Plan | None:
+        """All on cards, where that has room."""
+        if self.kinds or not self.cards or (self.model.mixture and not self.card_experts):
+            return None
+        return next((self._finished(p) for p in self._place(0, (), False) if self._fits(p)), None)
+
+    def _finished(self, plan: Plan) -> Plan:
+        """With all its speeds."""
+        passes = {rows: {at: self._seconds(plan.stretches, set(plan.host_experts), rows, at) for at in self.places} for rows in (1, 2, 3, 4, 5, 8)}
+        drafts = self._draft_seconds(plan.stretches[-1].device, plan.host_drafter_experts, self.middle) if self.model.drafter else None
+        return replace(plan, passes=passes, draft_seconds=drafts)
 
     def _fits(self, plan: Plan) -> bool:
         return all(sum(plan.memory[d].values()) <= plan.budgets[d] for d in plan.memory)
@@ -188,12 +208,13 @@ class Planner:
         """Layers from `first` on over the cards: over as few as they need, or spread over all. One plan, which may not fit."""
         count = len(self.model.layers)
         if first == count:
-            return [self._plan((Stretch("cpu", 0, count),), (), False)]
+            plan = self._plan((Stretch("cpu", 0, count),), (), False)
+            return [replace(plan, notes=(f"{self.kinds[0]} of this model cannot be run on a card yet",)) if self.kinds and self.cards else plan]
         head = (Stretch("cpu", 0, first),) if first else ()
         if not self.cards:
             return []
         groups = [self.cards] if self.spread else [self.cards[:n] for n in range(1, len(self.cards) + 1)]
-        plan = None
+        plan: Plan | None = None
         for cards in groups:
             if len(cards) == 1:
                 plan = self._plan((*head, Stretch(cards[0].name, first, count)), host, host_drafter)
@@ -216,7 +237,8 @@ class Planner:
         tail = sum(self._tail(host_drafter).values())
 
         def filled(share: float) -> tuple[Stretch, ...] | None:
-            made, end = [], count
+            made: list[Stretch] = []
+            end = count
             for card in reversed(cards):
                 left = len(cards) - len(made) - 1
                 allowed = share * card.bytes - scratch_bytes(self.model.spec, self.model.spec["borders"][first], len(self.model.spec["ops"]), self.model.context)
@@ -239,6 +261,12 @@ class Planner:
 
     def _layer(self, index: int, host_experts: bool) -> dict[str, int]:
         """Memory of a layer on a card."""
+        key = index, host_experts
+        if key not in self._layers:
+            self._layers[key] = self._layer_memory(index, host_experts)
+        return self._layers[key]
+
+    def _layer_memory(self, index: int, host_experts: bool) -> dict[str, int]:
         p = self.model.layers[index]
         return {"layers": p.card, "experts": 0 if host_experts or p.experts is None else p.experts.card,
                 "KV cache": sum(state_bytes(s, self.model.context, self.model.kv_type) for s in p.states)}
@@ -276,20 +304,18 @@ class Planner:
             if s.device == "cpu":
                 take("cpu", {"scratch": 64 << 20})
             else:
-                take(s.device, {"scratch": scratch_bytes(model.spec, *ops, model.context)})
+                if ops not in self._scratch:
+                    self._scratch[ops] = scratch_bytes(model.spec, *ops, model.context)
+                take(s.device, {"scratch": self._scratch[ops]})
             if s.last == count:
                 take(s.device, self._tail(host_drafter) if s.device != "cpu" else self._tail_on_processor())
                 if host_drafter and s.device != "cpu" and model.drafter and model.drafter.part.experts:
                     take("cpu", {"experts": model.drafter.part.experts.bytes})
         take("cpu", {"embeddings": model.before.table})
         budgets = {"cpu": int(0.95 * self.processor.bytes), **{c.name: c.bytes for c in self.cards}}
-        places = sorted({0, model.context // 2, model.context})
-        while len(places) < 3:
-            places.append(places[-1] + 1)
-        passes = {rows: {at: self._seconds(stretches, set(host), rows, at) for at in places} for rows in (1, 2, 3, 4, 5, 8)}
-        drafts = self._draft_seconds(stretches[-1].device, host_drafter, model.context // 2) if model.drafter else None
+        passes = {1: {self.middle: self._seconds(stretches, set(host), 1, self.middle)}}
         used = tuple(c for c in self.cards if c.name in memory)
-        return Plan(stretches, host, host_drafter, model.context, model.context, model.kv_type, memory, {d: budgets[d] for d in memory}, passes, drafts, used, self.processor)
+        return Plan(stretches, host, host_drafter, model.context, model.context, model.kv_type, memory, {d: budgets[d] for d in memory}, passes, None, used, self.processor)
 
     def _tail_on_processor(self) -> dict[str, int]:
         d = self.model.drafter
@@ -300,20 +326,21 @@ class Planner:
 
     def _seconds(self, stretches: tuple[Stretch, ...], host: set[int], rows: int, position: int) -> float:
         total = 0.0
-        width = max(self.model.spec["widths"][b] for op in self.model.spec["ops"] if op["kind"] == "embed" for b in op["outputs"])
         for number, s in enumerate(stretches):
             card = next((c for c in self.cards if c.name == s.device), None)
-            parts = [(self.model.layers[i], i in host) for i in range(s.first, s.last)]
-            if s.last == len(self.model.layers):
-                parts.append((self.model.after, False))
-            total += sum(self._part_seconds(p, card, host_experts, rows, position, width) for p, host_experts in parts)
+            for i in range(s.first, s.last + (s.last == len(self.model.layers))):      # and what stands after the last
+                key = i, s.device, i in host, rows, position
+                if key not in self._costs:
+                    p = self.model.layers[i] if i < len(self.model.layers) else self.model.after
+                    self._costs[key] = self._part_seconds(p, card, i in host, rows, position)
+                total += self._costs[key]
             if card is not None and number:
-                total += card.meeting + rows * width * 4 / card.to_card
+                total += card.meeting + rows * self.width * 4 / card.to_card
             elif card is not None:
                 total += card.meeting
         return total
 
-    def _part_seconds(self, p: Part, card: Card | None, host_experts: bool, rows: int, position: int, width: int) -> float:
+    def _part_seconds(self, p: Part, card: Card | None, host_experts: bool, rows: int, position: int) -> float:
         """Of a pass over `rows` rows of one text."""
         cpu = self.processor
         states = sum(state_read(s, position, self.model.kv_type) for s in p.states)
@@ -323,7 +350,7 @@ class Planner:
         kernels = p.matmuls + (2 if p.states else 1) + (3 if p.experts else 0)
         seconds = (p.card * (1 + 0.01 * (rows - 1)) + states) / card.read + BORDER * kernels
         if p.experts and host_experts:
-            crossing = card.meeting + rows * width * 4 * (1 / card.to_card + 1 / card.from_card)
+            crossing = card.meeting + rows * self.width * 4 * (1 / card.to_card + 1 / card.from_card)
             seconds += crossing + self._experts_seconds(p, rows)
         elif p.experts:
             seconds += p.experts.card / p.experts.bytes * p.experts.read(rows) / (0.65 * card.read)
@@ -336,9 +363,8 @@ class Planner:
     def _draft_seconds(self, device: str, host_experts: bool, position: int) -> float:
         d = self.model.drafter
         assert d is not None
-        width = max(self.model.spec["widths"][b] for op in self.model.spec["ops"] if op["kind"] == "embed" for b in op["outputs"])
         card = next((c for c in self.cards if c.name == device), None)
-        return self._part_seconds(d.part, card, host_experts, 1, position, width) + (card.meeting if card else 0.0)
+        return self._part_seconds(d.part, card, host_experts, 1, position) + (card.meeting if card else 0.0)
 
 
 def gb(size: float) -> str:

@@ -65,7 +65,7 @@ class Part:
     """A stretch of operations: a layer, or what stands before or after the layers.
 
     card, bytes: of its dense weights on a card, on the processor. table: bytes of embedding tables, which stay in the mapped file. states: caches and
-    recurrent states. operations: that a pass goes through. unknown: kinds that no card runs, experts aside.
+    recurrent states. operations: that a pass goes through. unknown: what no card runs yet, in words, experts aside.
     """
 
     card: int
@@ -89,7 +89,7 @@ def part(ops: Iterable[Mapping[str, Any]], states: list[dict[str, Any]]) -> Part
         count += 1
         kind = op["kind"]
         if kind not in runs:
-            unknown[kind] = None
+            unknown[f"the operation '{kind}'"] = None
         if "state" in op:
             used.add(int(op["state"]))
         if kind == "embed":
@@ -105,6 +105,9 @@ def part(ops: Iterable[Mapping[str, Any]], states: list[dict[str, Any]]) -> Part
         elif kind == "ordered_head":
             for weight in (op["weight"], op["centroids"]):
                 size += int(weight.bytes)
+        for weights in op.values():
+            if any(getattr(w, "scales", None) is not None for w in (weights if isinstance(weights, list) else [weights])):
+                unknown["weights with scales beside them (FP8, or a .scale tensor)"] = None
     return Part(card, size, table, experts, tuple(states[s] for s in sorted(used)), matmuls, count, tuple(unknown))
 
 
