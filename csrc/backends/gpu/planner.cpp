@@ -16,7 +16,7 @@ namespace skipstone::gpu {
 
 GpuProgram::Planner::Planner(GpuProgram& p, const std::vector<Attributes>& operations)
     : p_(p), ops_(operations), producer_(p.widths_.size(), -1), users_(p.widths_.size()), absorbed_(operations.size()), fused_(operations.size()), quantized_(p.widths_.size(), -1),
-      born_(p.widths_.size(), 0), dies_(p.widths_.size(), 0), setting_{p.widths_, p.states_, p.frequencies_, p.hidden_width_, p.input_width_, p.vocabulary_, p.borrows_} {
+      born_(p.widths_.size(), -1), dies_(p.widths_.size(), -1), setting_{p.widths_, p.states_, p.frequencies_, p.hidden_width_, p.input_width_, p.vocabulary_, p.borrows_} {
   for (size_t i = 0; i < ops_.size(); ++i) {
     const Attributes& a = ops_[i];
     for (int id : a.inputs) {
@@ -793,6 +793,8 @@ void GpuProgram::Planner::place() {
   std::vector<Slot> slots;
   int64_t floats = 0;
   p_.slot_.assign(born_.size(), 0);
+  for (size_t id = 0; id < born_.size(); ++id)      // what another kernel makes on the way is nowhere
+    if (born_[id] < 0 && dies_[id] >= 0) born_[id] = 0;
   for (int s = 0; s <= stage_; ++s)
     for (size_t id = 0; id < born_.size(); ++id) {
       if (born_[id] != s) continue;

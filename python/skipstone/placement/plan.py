@@ -32,9 +32,11 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Drafter:
-    """part: its operations. owns: bytes of weights that are not the model's, on a card and on the processor. borrows: states of the model that it reads."""
+    """part: its operations. card, bytes: its weights that are not the model's. table: the embedding table on a card, where chains of drafts read it.
+    borrows: states of the model that it reads."""
 
     part: Part
+    table: int
     card: int
     bytes: int
     borrows: tuple[int, ...]
@@ -115,7 +117,8 @@ def describe(network: Any, drafter: Any, context: int, kv_type: str) -> Model:
         shared = {id(w) for w in (network.embedding, network.head)}
         new = [w for op in ops for w in ([op["weight"]] if op["kind"] == "head" else op.get("weights", ())) if id(w) not in shared]
         borrows = tuple(sorted({int(op["borrowed_state"]) for op in ops if "borrowed_state" in op}))
-        own = Drafter(part(ops, drafter.spec["states"]), sum(map(card_bytes, new)), sum(int(w.bytes) for w in new), borrows)
+        table = 0 if network.embedding is network.head else card_bytes(network.embedding)
+        own = Drafter(part(ops, drafter.spec["states"]), table, sum(map(card_bytes, new)), sum(int(w.bytes) for w in new), borrows)
     borders = open_borders(network.spec)
     if own is not None and own.borrows:
         reads = min(i for i, (a, b) in enumerate(zip(network.spec["borders"], network.spec["borders"][1:]))
@@ -214,18 +217,18 @@ class Planner:
         if not self.cards:
             return []
         groups = [self.cards] if self.spread else [self.cards[:n] for n in range(1, len(self.cards) + 1)]
-        plan: Plan | None = None
+        nearest: Plan | None = None
         for cards in groups:
             if len(cards) == 1:
-                plan = self._plan((*head, Stretch(cards[0].name, first, count)), host, host_drafter)
+                nearest = self._plan((*head, Stretch(cards[0].name, first, count)), host, host_drafter)
             else:
                 stretches = self._over(cards, first, host, host_drafter)
                 if stretches is None:
                     continue
-                plan = self._plan((*head, *stretches), host, host_drafter)
-            if self._fits(plan):
+                nearest = self._plan((*head, *stretches), host, host_drafter)
+            if self._fits(nearest):
                 break
-        return [plan] if plan else []
+        return [nearest] if nearest else []
 
     def _over(self, cards: list[Card], first: int, host: tuple[int, ...], host_drafter: bool) -> tuple[Stretch, ...] | None:
         """The layers over several cards, every card filled to the same share as far as layers allow; None where there are fewer layers than cards."""
@@ -276,7 +279,7 @@ class Planner:
         made = {"head": self.model.after.card}
         d = self.model.drafter
         if d is not None:
-            made["drafter"] = d.card + (0 if host_drafter or d.part.experts is None else d.part.experts.card) + sum(state_bytes(s, self.model.context, self.model.kv_type) for s in d.part.states)
+            made["drafter"] = d.table + d.card + (0 if host_drafter or d.part.experts is None else d.part.experts.card) + sum(state_bytes(s, self.model.context, self.model.kv_type) for s in d.part.states)
         return made
 
     def _plan(self, stretches: tuple[Stretch, ...], host: tuple[int, ...], host_drafter: bool) -> Plan:
