@@ -122,7 +122,7 @@ void SplitProgram::run(std::span<const SplitAppend> parts, const float* hidden, 
       const Want wants = last ? want : Want::none;
       float* to = last ? hidden_out : out.data();
       if constexpr (std::is_same_v<P, Program>) {
-        program->run(appends, in, wants, last_only, threads, last ? logits : nullptr, last ? choices : nullptr, to);
+        program->run(appends, in, wants, last_only, false, threads, last ? logits : nullptr, last ? choices : nullptr, to);
       } else {
         program->set_host_threads(threads);
         program->run(appends, in, wants, last_only, last ? logits : nullptr, last ? choices : nullptr, to);

@@ -86,7 +86,7 @@ void GpuProgram::meet(const Meeting& m, int rows) {
   const Append part{nullptr, nullptr, tokens};
   const int64_t floats = rows * widths_[static_cast<size_t>(m.output)];
   brought_.resize(static_cast<size_t>(floats));
-  m.program->run({&part, 1}, fetched_.data(), Want::none, true, host_threads_, nullptr, nullptr, brought_.data());
+  m.program->run({&part, 1}, fetched_.data(), Want::none, true, false, host_threads_, nullptr, nullptr, brought_.data());
   driver_->write(reinterpret_cast<Address>(buffer(m.output)), brought_.data(), floats * 4);
 }
 
