@@ -28,7 +28,7 @@ def card(emulated_card: Path) -> Iterator[None]:
     with emulated(emulated_card), pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKIPSTONE_FAKE_CARDS", "2")
         patch.setattr(machine, "_memory", lambda number: FIGURES)
-        patch.setattr(machine, "_matmul", lambda threads: {1: 1e10, 4: 8e9})
+        patch.setattr(machine, "_matmul", lambda threads, kind: {1: 1e10, 4: 8e9})
         yield
 
 

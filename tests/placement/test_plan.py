@@ -23,7 +23,7 @@ FAST = Card("cuda:0", "a card", 24 * GB, 900e9, 24e9, 24e9, 2e-5, True)
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(place, "processor", lambda threads, measured=True: CPU)
+    monkeypatch.setattr(place, "processor", lambda threads, **how: CPU)
 
 
 @cache
@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutOfMemory, match=r"with gpu_layers=36 the model does not fit: cuda:0 would need .* GB of 4.00 GB \(layers .*; use fewer of them, 'auto', or a shorter context"):
         plan("qwen3-8b:Q8_0", 4, gpu_layers=36)
     small = replace(CPU, bytes=8 * GB)
-    monkeypatch.setattr(place, "processor", lambda threads, measured=True: small)
+    monkeypatch.setattr(place, "processor", lambda threads, **how: small)
     with pytest.raises(OutOfMemory, match="the model does not fit: .* would need .* use a shorter context"):
         plan("qwen3.5-27b", 4)
     p = plan("qwen3-4b", 0.05)                                                    # no room for a layer: better without than not at all

@@ -45,7 +45,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
                                    "to_card_bytes_per_second": c.to_card, "from_card_bytes_per_second": c.from_card, "meeting_seconds": c.meeting}
                                   for c in plan.cards],
                         "processor": {"threads": cpu.threads, "measured": True, "read_bytes_per_second": cpu.read,
-                                      "matmul_bytes_per_second": {str(k): v for k, v in cpu.matmul.items()}}},
+                                      "matmul_type": cpu.kind, "matmul_bytes_per_second": {str(k): v for k, v in cpu.matmul.items()}}},
             "notes": list(plan.notes)}
 
 
@@ -89,7 +89,7 @@ def _print(path: str, plan: Plan) -> None:
                   f"a message there and back {c.meeting * 1e6:.0f} µs[/]", soft_wrap=True)
     cpu = plan.processor
     rates = ", ".join(f"{rate / 1e9:.1f} over {rows}" for rows, rate in sorted(cpu.matmul.items()))
-    out.print(f"[dim]measured: cpu reads {cpu.read / 1e9:.1f} GB/s with {cpu.threads} threads" + (f"; matrices in Q4_K, GB/s by rows: {rates}" if rates else "") + "[/]", soft_wrap=True)
+    out.print(f"[dim]measured: cpu reads {cpu.read / 1e9:.1f} GB/s with {cpu.threads} threads" + (f"; matrices in {cpu.kind}, GB/s by rows: {rates}" if rates else "") + "[/]", soft_wrap=True)
     if plan.draft_seconds is not None:
         out.print(f"[dim]assumed: drafts are accepted with {', '.join(f'{a:.2f}' for a in _acceptance())} by position[/]")
     for note in plan.notes:

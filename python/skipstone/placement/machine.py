@@ -37,12 +37,13 @@ class Card:
 
 @dataclass(frozen=True)
 class Processor:
-    """bytes: its memory. read: a plain read loop's bytes a second; matmul: those of weights by rows of a pass, with their operations' costs."""
+    """bytes: its memory. read: a plain read loop's bytes a second; matmul: those of weights of a kind, by rows of a pass, with their operations' costs."""
 
     bytes: int
     threads: int
     read: float
     matmul: dict[int, float] = field(default_factory=dict)
+    kind: str = "Q4_K"
 
     def rate(self, rows: int) -> float:
         """Bytes of weights a second in a pass over `rows` rows."""
@@ -83,16 +84,16 @@ def assumed_card(limit: int) -> Card:
     return Card("cuda:0", "assumed", limit - min(int(RESERVE[0] * limit), RESERVE[1]), 450e9, 12e9, 12e9, 25e-6, False)
 
 
-def processor(threads: int, measured: bool = True) -> Processor:
-    """This machine's. measured: its kernels are measured too, which takes some tenths of a second."""
+def processor(threads: int, measured: bool = True, kind: str = "Q4_K") -> Processor:
+    """This machine's. measured: its kernels for weights of that kind are measured too, which takes some tenths of a second."""
     from ..decode.stats import read_bandwidth
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return Processor(memory, threads, read_bandwidth(threads), _matmul(threads) if measured else {})
+    return Processor(memory, threads, read_bandwidth(threads), _matmul(threads, kind) if measured else {}, kind)
 
 
 @cache
-def _matmul(threads: int, kind: str = "Q4_K") -> dict[int, float]:
+def _matmul(threads: int, kind: str) -> dict[int, float]:
     """Bytes of weights a second in passes over some rows: a chain of matrices larger than caches, with the costs of their dispatch."""
     from ..files.random_model import random_matrix
 

@@ -11,6 +11,7 @@ from ..errors import ArgumentError, OutOfMemory
 from .cut import Section, behind_sum, cut, experts_on_processor
 from .machine import Card, processor
 from .plan import COMMON_CONTEXT, Plan, Planner, describe
+from .sizes import main_type
 
 if TYPE_CHECKING:
     from ..models import DrafterNetwork, Network
@@ -56,7 +57,7 @@ def choose(network: Network, drafter: DrafterNetwork | None, cards: Sequence[Car
         if at + 1 < len(contexts) and at == 0 and gpu_layers is None and cards:
             continue                                        # a common context on cards rather than all that is possible beside them
         try:
-            plan = Planner(model, cards, processor(threads), spread, card_experts).best(gpu_layers, cpu_experts)
+            plan = Planner(model, cards, processor(threads, kind=main_type(network.spec)), spread, card_experts).best(gpu_layers, cpu_experts)
         except OutOfMemory as problem:
             error = problem
             continue

@@ -117,6 +117,16 @@ def layers(spec: Mapping[str, Any]) -> tuple[Part, list[Part], Part]:
     return (part(ops[:borders[0]], states), [part(ops[a:b], states) for a, b in zip(borders, borders[1:])], part(ops[borders[-1]:], states))
 
 
+def main_type(spec: Mapping[str, Any]) -> str:
+    """The type of most bytes of the weights, embedding tables aside."""
+    total: dict[str, int] = {}
+    for op in spec["ops"]:
+        weights = [op[w] for w in ("gate", "up", "down")] if op["kind"] == "experts" else op.get("weights", ())
+        for weight in weights:
+            total[str(weight.type)] = total.get(str(weight.type), 0) + int(weight.bytes)
+    return max(total, key=lambda kind: total[kind], default="Q4_K")
+
+
 def row_bytes(head: int, kv_type: str) -> int:
     values, size = ROW_BYTES[kv_type]
     return -(-head // values) * size
