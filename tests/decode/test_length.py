@@ -176,3 +176,15 @@ def test_fixed_lengths_are_cut_at_the_end() -> None:
     assert (rule.next(0, 9), rule.next(0, 3), rule.next(0, 0)) == (5, 3, 0)
     rule.record(0, 5, 2, 0.1, 0.1)
     assert rule.next(0, 9) == 5
+
+
+def test_drafts_that_come_at_once() -> None:
+    """A block costs the same for one draft as for all: the rule takes as many as pay, never more than there are, and none where a block costs too much."""
+    def decode(block: float, rate: float) -> list[int]:
+        machine = Machine(cpu, lambda drafts: block if drafts else 0.0, steady(rate))
+        machine.costs = Costs(at_once=7)
+        return [length for _ in range(3) for length in machine.decode(400)[1]][100:]
+
+    assert np.median(decode(0.005, 0.9)) == max(decode(0.005, 0.9)) == 7
+    assert np.median(decode(0.01, 0.7)) >= 3                                  # Orthrus: drafting takes a whole pass
+    assert np.mean([length > 0 for length in decode(0.05, 0.3)]) < 0.1

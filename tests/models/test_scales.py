@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import struct
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,28 @@ def test_blocks_as_compressed_tensors_declares_them(tmp_path: Path) -> None:
     assert Run(other).logits(TOKENS)[0].tobytes() == Run(file).logits(TOKENS)[0].tobytes()
     groups["group_0"]["weights"]["block_structure"] = [24, "40"]
     assert "block_structure" in refused(other)
+
+
+@pytest.mark.parametrize("form", ["block", "row", "tensor", "expert"])
+@pytest.mark.parametrize("family", [mixtures.gemma4moe, partial(mixtures.qwen3moe, per_expert=False)], ids=["gemma4moe", "qwen3moe"])
+def test_packed_experts(family: Any, form: str, tmp_path: Path) -> None:
+    """All experts of a layer in one tensor without .weight, its scales in X_scale_inv or X_scale."""
+    tiny = family(213)
+    plain, parts = copy.deepcopy(tiny), dict(tiny.tensors)
+    names = [n for n, a in tiny.tensors.items() if a.ndim == 3 and "conv1d" not in n]
+    assert len(names) > 3
+    for name in names:
+        array = tiny.tensors[name]
+        experts, rows, columns = array.shape
+        largest = float(np.abs(array).max())
+        shape = {"block": (experts, -(-rows // BLOCK[0]), -(-columns // BLOCK[1])), "row": (experts, rows, 1), "tensor": (1,), "expert": (experts, 1, 1)}[form]
+        grid = make.values(name + "s", 1, shape, largest / 300, largest / 2000)
+        factors = np.repeat(np.repeat(grid, BLOCK[0], 1), BLOCK[1], 2)[:, :rows, :columns] if form == "block" else grid
+        codes = (array / factors).astype(ml_dtypes.float8_e4m3fn)
+        parts[name], parts[name + ("_scale_inv" if form == "block" else "_scale")] = codes, grid
+        plain.tensors[name] = (codes.astype(np.float32) * factors).astype(np.float32)
+    config = {**tiny.config, "quantization_config": {"quant_method": "fp8", **({"weight_block_size": list(BLOCK)} if form == "block" else {})}}
+    file = write(tmp_path / "fp8", config, parts)
+    want = Run(written(plain, tmp_path, "safetensors"), dtype=np.float64).logits(TOKENS)[0]
+    assert np.abs(Run(file, dtype=np.float64).logits(TOKENS)[0] - want).max() < 5e-5
+    assert np.abs(Run(file).logits(TOKENS)[0] - want).max() < 1e-3
