@@ -186,5 +186,5 @@ def test_drafts_that_come_at_once() -> None:
         return [length for _ in range(3) for length in machine.decode(400)[1]][100:]
 
     assert 6 <= np.median(decode(0.005, 0.9)) <= max(decode(0.005, 0.9)) <= 7
-    assert np.median(decode(0.01, 0.7)) >= 3                                  # Orthrus: drafting takes a whole pass
+    assert np.median(decode(0.01, 0.85)) >= 4                                 # Orthrus: drafting takes a whole pass
     assert np.mean([length > 0 for length in decode(0.05, 0.3)]) < 0.1
