@@ -44,6 +44,7 @@ class Costs:
     def __init__(self, at_once: int | None = None) -> None:
         self._at_once = at_once
         self.most = min(at_once or MOST_DRAFTS, MOST_DRAFTS)
+        self.probe = min(4, self.most) if at_once else 1   # drafts of a probe: the first costs most where they come at once
         self._passes: dict[int, Times] = {}
         self._drafts: dict[int, Times] = {}
 
@@ -205,7 +206,7 @@ class AutoLength:
         if self._probing == 0 and self._without >= self._probe_every:
             self._probing, self._without, self._probe_every = 8, 0, min(256, 2 * self._probe_every)
             self._acceptance.doubt(8)
-        return min(1 if self._probing else 0, most)
+        return min(self._costs.probe if self._probing else 0, most)
 
     def _best(self, context: int) -> int:
         passes = self._costs.passes(context)

@@ -12,6 +12,7 @@ factors by group.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 PACKED, SCALE, SHAPE, ZEROS, ORDER = ".weight_packed", ".weight_scale", ".weight_shape", ".weight_zero_point", ".weight_g_idx"
 GLOBAL, SECOND = ".weight_global_scale", ".weight_scale_2"
+SIZES = {"I32": 4, "I64": 8, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E8M0": 1, "BF16": 2, "F16": 2, "F32": 4}  # bytes
 PIECE = 1 << 22  # weights unpacked at a time
 
 # What config.json's quantization_config may name that is stored in another way.
@@ -95,17 +97,24 @@ class _Matrix:
     """One packed matrix: its tensors, checked against each other."""
 
     def __init__(self, file: ModelFile, base: str, packed: Tensor) -> None:
-        self.file, self.base, self.packed = file, base, packed
-        self.parts = [packed]
+        self.file, self.base = file, base
+        self.parts: list[Tensor] = []
+        self.packed = self.checked(packed)
+
+    def checked(self, tensor: Tensor) -> Tensor:
+        """Of a type and shape that its bytes are of, and not empty."""
+        shape = [int(n) for n in tensor.shape]
+        if tensor.type not in SIZES or 0 in shape or SIZES[tensor.type] * math.prod(shape) != tensor.data.nbytes:
+            raise self.fail(tensor, f"a tensor of {tensor.data.nbytes} bytes in one of {', '.join(SIZES)}")
+        self.parts.append(tensor)
+        return tensor
 
     def fail(self, tensor: Tensor, expected: str) -> ModelError:
         return ModelError(f"{self.file.name}: tensor {tensor.name} has type {tensor.type} and shape {tuple(tensor.shape)}; expected {expected}")
 
     def part(self, ending: str) -> Tensor | None:
         tensor = self.file.tensors.get(self.base + ending)
-        if tensor is not None:
-            self.parts.append(tensor)
-        return tensor
+        return self.checked(tensor) if tensor is not None else None
 
     def needed(self, ending: str) -> Tensor:
         if (tensor := self.part(ending)) is None:
@@ -141,7 +150,10 @@ class _Matrix:
         if half % 32 == 0:
             return self.made("NVFP4", (rows, 2 * half), lambda: nvfp4(codes, self.positive(scale)), factor=factor)
         scales = self.positive(scale)
-        values = (FLOAT8["F8_E4M3"][scales].astype(np.uint32) << 16).view(np.float32) * np.float32(factor)
+        with np.errstate(over="ignore"):
+            values = (FLOAT8["F8_E4M3"][scales].astype(np.uint32) << 16).view(np.float32) * np.float32(factor)
+        if not np.isfinite(values).all():
+            raise ModelError(f"{self.file.name}: tensor {scale.name} times the factor {factor:g} beside it is not finite; expected finite scales")
         return self.made("BF16", (rows, 2 * half), lambda: bf16(FP4[nibbles(codes)]), Scales(values[None], 16))
 
     def positive(self, scale: Tensor) -> np.ndarray:
@@ -207,7 +219,9 @@ class _Matrix:
         groups = factors.shape[1]
         group, step = columns // groups, max(1, PIECE // columns)
         if zeros is None and width in (4, 8) and group % 32 == 0:
-            if np.array_equal(factors.astype(np.float16).astype(np.float32), factors):
+            with np.errstate(over="ignore"):
+                exact = np.array_equal(factors.astype(np.float16).astype(np.float32), factors)
+            if exact:
 
                 def halves() -> np.ndarray:  # read again: all of a model's at once are too many to keep
                     return self.factors(scale, rows, columns).astype(np.float16)
