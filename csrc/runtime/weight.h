@@ -22,6 +22,8 @@ class Weight {
   // Factors of the weights, [expert][row][stretch of `columns` columns]; before the first matmul. Quantized weights take one a row.
   void scale(std::vector<float> factors, int64_t columns);
   bool scaled() const { return !factors_.empty(); }
+  const std::vector<float>& factors() const { return factors_; }                                        // as scale() took them
+  int64_t scale_columns() const { return matrix_.scale_columns; }
 
   const formats::TypeInfo& type() const { return *matrix_.type; }
   int64_t rows() const { return matrix_.rows; }

@@ -14,7 +14,7 @@ template <bool ENTER> SK_DEVICE void plain_experts(const ExpertsArgs& a) {
   for (int i = block(); i < items; i += a.blocks) {
     const Item item = item_of(a, i, 1);
     const ExpertWeights& w = item.shared ? a.shared : a.own;
-    const i64 at = item.shared ? 0 : item.job.expert * w.bytes, factors = w.stretch && !item.shared ? i64(item.job.expert) * w.outputs * ((w.columns + w.stretch - 1) / w.stretch) : 0;
+    const i64 at = item.shared ? 0 : item.job.expert * w.bytes, factors = !item.shared ? i64(item.job.expert) * w.outputs * ((w.columns + w.stretch - 1) / w.stretch) : 0;
     const float* rows = !ENTER && item.shared ? a.plain_shared : a.plain;
     for (int first = 0; first < item.job.count; first += plain_rows) {
       const int count = item.job.count - first < plain_rows ? item.job.count - first : plain_rows;

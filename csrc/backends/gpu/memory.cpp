@@ -38,6 +38,11 @@ void upload_plain(const std::shared_ptr<Driver>& driver, DeviceWeight& d) {
   d.plain = type == "F32" ? 0 : type == "F16" ? 1 : 2;
   d.expert_bytes = w.bytes() / d.experts;
   d.memory = Memory(driver, w.bytes());
+  if (w.scaled()) {
+    d.stretch = static_cast<int>(w.scale_columns());
+    d.factors = Memory(driver, static_cast<int64_t>(w.factors().size()) * 4);
+    driver->write(d.factors.address(), w.factors().data(), d.factors.bytes());
+  }
   for (int e = 0; e < d.experts; ++e) driver->write(d.memory.address() + static_cast<Address>(e * d.expert_bytes), w.data(e), d.expert_bytes);
 }
 
@@ -102,7 +107,7 @@ int64_t device_bytes(const std::string& type, int64_t rows, int64_t columns) {
 }
 
 std::shared_ptr<const DeviceWeight> on_device(const std::shared_ptr<Driver>& driver, const std::shared_ptr<Weight>& weight, bool canonical) {
-  if (weight->scaled()) throw ModelError("weights with scales beside them (FP8, or a .scale tensor) cannot be multiplied on a card yet; use device='cpu'");
+  if (weight->scaled() && weight->type().unpack) throw ModelError(std::string("weights of type ") + weight->type().name + " with a .scale tensor beside them cannot be multiplied on a card yet; use device='cpu'");
   static std::mutex mutex;
   static std::map<std::tuple<const Driver*, const Weight*, bool>, std::weak_ptr<const DeviceWeight>> known;
   std::lock_guard<std::mutex> lock(mutex);

@@ -41,6 +41,8 @@ struct DeviceWeight {
   int plain = -1;                        // unquantized: 0 f32, 1 f16, 2 bf16
   std::string type;                      // of its kernels: matmul_<type>_...
   int experts = 1;
+  Memory factors;                        // of unquantized weights that are scaled: floats, [expert][output][stretch]
+  int stretch = 1;                       // columns that share a factor
   int64_t expert_bytes = 0;              // from expert to expert
 };
 // Of a matrix of this type on a card.

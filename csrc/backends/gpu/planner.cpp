@@ -161,7 +161,8 @@ bool GpuProgram::Planner::fuse_shared(const Attributes& a, Fused& f) {
   const Attributes& e = ops_[static_cast<size_t>(entry)];
   const auto same = [&](const Attributes& of, int which, const char* name) {
     const auto &weights = of.weights.at("weights"), &experts = a.weights.at(name);
-    return weights.size() == of.outputs.size() && experts.size() == 1 && &weights[static_cast<size_t>(which)]->type() == &experts[0]->type() && weights[static_cast<size_t>(which)]->columns() == width(of.inputs[0]);
+    return weights.size() == of.outputs.size() && experts.size() == 1 && &weights[static_cast<size_t>(which)]->type() == &experts[0]->type() && weights[static_cast<size_t>(which)]->scaled() == experts[0]->scaled() &&
+           (!experts[0]->scaled() || weights[static_cast<size_t>(which)]->scale_columns() == experts[0]->scale_columns()) && weights[static_cast<size_t>(which)]->columns() == width(of.inputs[0]);
   };
   if (e.inputs.size() != 1 || e.inputs[0] != a.inputs[0] || d.inputs.size() != 1 || !same(e, f.gate_at, "gate") || !same(e, f.up_at, "up") || !same(d, 0, "down") ||
       width(g.inputs[0]) != width(g.inputs[1]) || width(d.outputs[0]) != width(a.outputs[0]) || g.words.count("activation") != a.words.count("activation") || activation(g) != activation(a)) return false;
@@ -178,7 +179,7 @@ void GpuProgram::Planner::fuse_experts(int index) {
   Fused& f = fused_[static_cast<size_t>(index)];
   const auto unquantized = [&](int op, int at) {
     const auto& w = ops_[static_cast<size_t>(op)].weights.at("weights")[static_cast<size_t>(at)];
-    return !w->type().unpack && !w->scaled() && w->columns() == width(ops_[static_cast<size_t>(op)].inputs[0]);
+    return !w->type().unpack && w->columns() == width(ops_[static_cast<size_t>(op)].inputs[0]);
   };
   int at = 0;
   if (const int op = output_of(a.inputs[1], "matmul", at); op >= 0 && unquantized(op, at) && takes(op, at)) f.router = op, f.router_at = at;
@@ -592,6 +593,7 @@ void GpuProgram::Planner::add_experts(const Attributes& a, const Fused& f) {
   check("up", *up, inner, hidden);
   check("down", *down, hidden, inner);
   if (!gate->type().unpack != !up->type().unpack) throw DeviceError(p_.driver_->info().name + ": experts whose gate is " + gate->type().name + " and whose up is " + up->type().name + " cannot be run on a card; use device='cpu'");
+  if (gate->scaled() != up->scaled() || (gate->scaled() && gate->scale_columns() != up->scale_columns())) throw DeviceError(p_.driver_->info().name + ": experts whose gate and up are scaled by different blocks cannot be run on a card; use device='cpu'");
   const bool canonical = &gate->type() != &up->type(), plain = !gate->type().unpack;
   const auto of = [&](int op, int at) { return ops_[static_cast<size_t>(op)].weights.at("weights")[static_cast<size_t>(at)]; };
 

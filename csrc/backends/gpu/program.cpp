@@ -70,6 +70,9 @@ ExpertWeights side_of(const DeviceWeight* first, const DeviceWeight* second) {
   w.outputs = first->rows;
   w.units = (first->rows + unit_rows - 1) / unit_rows;
   w.type = first->plain;
+  w.stretch = first->stretch;
+  w.first_factors = first->factors.as<const float>();
+  if (second) w.second_factors = second->factors.as<const float>();
   return w;
 }
 
@@ -218,7 +221,7 @@ PlainArgs GpuProgram::plain_args(const Operand& x, int rows) const {
   return args;
 }
 void GpuProgram::add_plain(PlainArgs& args, const DeviceWeight& w, float* y, int64_t stride) {
-  args.parts[args.count++] = {w.memory.as<const void*>(), nullptr, y, static_cast<int>(stride), w.rows, w.plain, 1};
+  args.parts[args.count++] = {w.memory.as<const void*>(), w.factors.as<const float>(), y, static_cast<int>(stride), w.rows, w.plain, w.stretch};
   args.outputs += w.rows;
 }
 void GpuProgram::issue_plain(const PlainArgs& args) {
@@ -766,7 +769,7 @@ void GpuProgram::run(std::span<const GpuAppend> parts, const float* hidden, Want
 // Whether a chain needs nothing of the host between its drafts: choices with penalties, a bias or a grammar are the sampler's.
 bool GpuProgram::chains_alone(const GpuAppend& start, const Sampler* sampler) {
   const bool simple = std::all_of(states_.begin(), states_.end(), [](const StateSpec& s) { return s.kv.has_value(); });
-  if (!head_ || !meetings_.empty() || embeddings_.size() != 1 || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
+  if (!head_ || !meetings_.empty() || embeddings_.size() != 1 || embeddings_[0].table->scaled() || input_buffer_ < 0 || hidden_buffer_ < 0 || !simple || start.tokens.empty() || no_table_ || (sampler && !sampler->plain_greedy() && !sampler->plain_draw())) return false;
   if (table_) return true;
   try {
     std::lock_guard<std::mutex> lock(driver_->busy);
