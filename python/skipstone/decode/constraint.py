@@ -96,6 +96,7 @@ def _lark(grammar: str) -> str:
         raise ArgumentError(f"grammar: this GBNF cannot be read ({error or type(error).__name__}); expected GBNF or Lark") from None
 
 
+NEAR = 16    # tokens
 MASKS = 32   # kept of a text, newest last; a draft's is its verification's
 
 
@@ -112,6 +113,7 @@ class Constraint:
         self._consumed: list[int] = []
         self._words = (vocabulary + 31) // 32
         self._masks: dict[int, np.ndarray] = {}   # by how many tokens were taken before
+        self._narrow = -NEAR                      # where a mask was asked for last
         self._check(f"expected a {grammar.kind} that llguidance can follow")
 
     @property
@@ -141,9 +143,15 @@ class Constraint:
         if self._masks:
             self._masks = {at: mask for at, mask in self._masks.items() if at <= count}
 
+    @property
+    def narrow(self) -> bool:
+        """Whether a choice was forbidden not long ago; drafts are worth judging there."""
+        return len(self._consumed) - self._narrow < NEAR
+
     def mask(self) -> np.ndarray:
         """uint32, a bit for each token that may follow what was taken."""
-        known = self._masks.get(len(self._consumed))
+        self._narrow = len(self._consumed)
+        known = self._masks.get(self._narrow)
         if known is None:
             known = np.zeros(self._words, np.uint32)
             self._matcher.unsafe_compute_mask_ptr(known.ctypes.data, known.nbytes)

@@ -108,10 +108,11 @@ class Writer:
             self._forced = []
         if not drafts or session._drafter is None:
             return None
-        sampler = None if self._greedy else self._sampler
+        judged = self._constraint is not None and self._constraint.narrow
+        sampler = None if self._sampler.plain_greedy and not judged else self._sampler
         if sampler is not None:
             self._align()
-            if self._constraint is not None:
+            if self._constraint is not None and judged:
                 sampler.set_judge(self._constraint.judge(self.generated, lazily=not self._options.filters))
         return Request(session._drafter, session._text, text[-1], drafts, sampler, session._sequence)
 
