@@ -64,14 +64,14 @@ py::array_t<float> matmul(const FloatArray& x, const std::shared_ptr<Weight>& we
   if (!rows) return y;
   const cpu::Matrix& m = weight->for_matmul(kernels);
   QuantizedRows quantized;
-  if (m.type->unpack) quantized.reserve(rows, columns);
+  if (m.type->unpack) quantized.reserve(rows, columns, kernels);
   const Slices slices({&m});
   ThreadPool::shared().run(threads > 0 ? threads : usable_cores(), [&](int member, Team& team) {
     if (m.type->unpack)
-      for (int64_t r = rows * member / team.size(); r < rows * (member + 1) / team.size(); ++r) kernels.quantize(in + r * columns, columns, quantized.row(r, columns));
+      for (int64_t r = rows * member / team.size(); r < rows * (member + 1) / team.size(); ++r) quantized.quantize(kernels, in + r * columns, columns, r, columns);
     team.barrier();
     slices.share(member, team.size(), [&](size_t, int64_t first, int64_t last) {
-      kernels.matmul({&m, {rows, columns, in, quantized.row(0, columns)}, first, last, out + first * m.group_rows, m.rows});
+      kernels.matmul({&m, quantized.rows(0, rows, columns, in), first, last, out + first * m.group_rows, m.rows});
     });
   });
   return y;

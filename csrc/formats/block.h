@@ -49,7 +49,7 @@ inline void set_scales(Unpacked& out, float first, float second) {
 }
 
 // Byte e of the result is bit e: the product copies the byte, the mask keeps one bit of each copy, the sum moves it to the top.
-inline uint64_t spread_bits(uint8_t bits) {
+constexpr uint64_t spread_bits(uint8_t bits) {
   const uint64_t kept = (bits * 0x0101010101010101u) & 0x8040201008040201u;
   return ((kept + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
 }
@@ -66,7 +66,7 @@ inline uint64_t apply_signs(uint64_t magnitudes, uint8_t bits) {
   return (magnitudes ^ (ones * 255)) + ones;
 }
 // Seven stored signs; the eighth makes their number even.
-inline uint8_t complete_signs(uint32_t seven) {
+constexpr uint8_t complete_signs(uint32_t seven) {
   const uint32_t bits = seven & 127;
   return uint8_t(bits | uint32_t(std::popcount(bits) & 1) << 7);
 }

@@ -11,16 +11,17 @@ class Matmul final : public Operation {
   Matmul(const Attributes& a, Setting& s) : Operation(a), weights_(a.weights.at("weights")), columns_(s.widths[inputs[0]]), slices_(prepare(a, s)) {}
   int steps() const override { return 1; }
   void begin(Pass& pass, int) override {
-    if (quantizes_) pass.quantized.reserve(pass.rows, columns_);
+    shares_.restart();
+    if (quantizes_) pass.quantized.reserve(pass.rows, columns_, pass.kernels);
   }
   void before(Pass& pass, int64_t first, int64_t last) override {
     if (quantizes_)
-      for (int64_t r = first; r < last; ++r) pass.kernels.quantize(pass.row(inputs[0], r), columns_, pass.quantized.row(r, columns_));
+      for (int64_t r = first; r < last; ++r) pass.quantized.quantize(pass.kernels, pass.row(inputs[0], r), columns_, r, columns_);
   }
   void step(Pass& pass, int, int member, int members) override {
     const int64_t from = first_row(pass);
-    const cpu::Rows rows{pass.rows - from, columns_, pass.row(inputs[0], from), pass.quantized.row(from, columns_)};
-    slices_.share(member, members, [&](size_t i, int64_t first, int64_t last) {
+    const cpu::Rows rows = pass.quantized.rows(from, pass.rows, columns_, pass.row(inputs[0], from));
+    slices_.take(shares_, member, members, [&](size_t i, int64_t first, int64_t last) {
       const cpu::Matrix& m = weights_[i]->for_matmul(pass.kernels);
       pass.kernels.matmul({&m, rows, first, last, pass.row(outputs[i], from) + first * m.group_rows, m.rows});
     });
@@ -42,6 +43,7 @@ class Matmul final : public Operation {
   int64_t columns_;
   bool quantizes_ = false;
   Slices slices_;
+  Shares shares_;
 };
 
 }  // namespace

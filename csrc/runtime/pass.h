@@ -25,7 +25,27 @@ struct Part {
 class QuantizedRows {
  public:
   void reserve(int64_t rows, int64_t columns) { grow(rows * columns); }
-  void match(const QuantizedRows& other) { grow(static_cast<int64_t>(other.q_.size())); }      // as large as the other
+  // And for the same rows laid out for tile registers, where the kernels want that of so many.
+  void reserve(int64_t rows, int64_t columns, const cpu::Kernels& kernels) {
+    reserve(rows, columns);
+    tiled_ = kernels.fewest_tile_rows && rows >= kernels.fewest_tile_rows;
+    if (tiled_ && static_cast<int64_t>(tiles_.size()) < cpu::tile_bytes(rows, columns)) tiles_.resize(static_cast<size_t>(cpu::tile_bytes(rows, columns)));
+  }
+  void match(const QuantizedRows& other) {                     // as large as the other
+    grow(static_cast<int64_t>(other.q_.size()));
+    tiled_ = other.tiled_;
+    if (tiles_.size() < other.tiles_.size()) tiles_.resize(other.tiles_.size());
+  }
+  // Row r of `columns`: x, which are its columns from first_block on.
+  void quantize(const cpu::Kernels& kernels, const float* x, int64_t n, int64_t r, int64_t columns, int64_t first_block = 0) {
+    const cpu::QuantizedRow to = row(r, columns, first_block);
+    kernels.quantize(x, n, to);
+    if (tiled_) kernels.lay_out_row(to, columns, first_block, first_block + n / 32, r, tiles_.data());
+  }
+  // Rows `from` to `rows` - 1, as matmul reads them.
+  cpu::Rows rows(int64_t from, int64_t rows, int64_t columns, const float* x) {
+    return {rows - from, columns, x, row(from, columns), tiled_ && !from ? tiles_.data() : nullptr};
+  }
   cpu::QuantizedRow row(int64_t r, int64_t columns, int64_t first_block = 0) {
     const int64_t block = r * (columns / 32) + first_block;
     return {q_.data() + r * columns + 32 * first_block, scale_.data() + block, sum_.data() + block, half_sum_.data() + 2 * block, minus_.data() + block, half_minus_.data() + 2 * block};
@@ -53,6 +73,8 @@ class QuantizedRows {
   std::vector<int8_t> q_;
   std::vector<float> scale_, sum_, half_sum_;
   std::vector<int32_t> minus_, half_minus_;
+  bool tiled_ = false;
+  std::vector<uint8_t> tiles_;
 };
 
 // What the experts of one layer work with, shared by the layers. A pair is a row and one of its experts; pairs are numbered expert by expert.

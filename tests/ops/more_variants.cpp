@@ -1,6 +1,6 @@
 // Matmul of variants that the machine of the tests may not run, as tables for variants.cpp: -DPLAIN and -DWIDE (with AVX-512) the tile registers of AMX in plain
 // C++ under the vocabulary of the scalar and of the AVX-512 kernels, -DEVEX the AVX-VNNI kernels in the encoding of AVX-512 VNNI.
-#include <new>
+#include <vector>
 
 #if defined(PLAIN)
 #include "backends/cpu/baseline/isa.h"

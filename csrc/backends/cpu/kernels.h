@@ -23,7 +23,13 @@ struct Rows {
   int64_t count, columns;
   const float* x;
   QuantizedRow quantized;     // of row 0
+  const uint8_t* tiles = nullptr;      // the quantized rows once more, as Kernels::lay_out_row lays them out; or null
 };
+
+// Quantized rows in the order of tile registers: sixteen rows, block after block, a block's values of every row and then the scales, sums and sums of both
+// halves of every row. Rows beyond the last of sixteen hold anything.
+constexpr int64_t tile_height = 16, tile_block_bytes = tile_height * (32 + 4 * 4);
+inline int64_t tile_bytes(int64_t rows, int64_t columns) { return (rows + tile_height - 1) / tile_height * (columns / 32) * tile_block_bytes; }
 
 // How the rows of one weight type are laid out in memory for matmul: groups of 8 or 16 rows, each group one piece of memory.
 struct MatmulLayout {
@@ -121,6 +127,8 @@ struct Kernels {
   float (*largest)(const float* x, int64_t n);      // -infinity where there is no number
   void (*quantize)(const float* x, int64_t n, QuantizedRow out);
   void (*store_kv)(const float* x, void* out, KvType type, int64_t n);
+  int64_t fewest_tile_rows;                         // from which matmul wants Rows::tiles; 0: never
+  void (*lay_out_row)(QuantizedRow x, int64_t columns, int64_t first, int64_t last, int64_t row, uint8_t* tiles);      // blocks first..last-1 of a row, x from `first` on
   void (*matmul)(const MatmulCall& call);
   void (*attention_chunk)(const AttentionCall& call);
   // Running state (a) joined with the next chunk's (b), in chunk order; `a` is overwritten.

@@ -4,9 +4,11 @@
 //   nibbles, 4 registers: byte (row, c) of register j has the low bits of column 4j + c below and of column 16 + 4j + c above
 //   bits, 1 register: bit i of byte (row, c) is the fifth bit of column 4i + c
 //   pairs, 2 registers: in register p, bits 2i and 2i + 1 of byte (row, c) are the fifth and sixth of column 16p + 4i + c
+#include <array>
 #include <cstring>
 #include <type_traits>
 
+#include "backends/cpu/codebooks.h"
 #include "backends/cpu/layout.h"
 #include "formats/float16.h"
 #include "formats/iq4.h"
@@ -128,14 +130,16 @@ template <int W> void pack_mxfp4(const uint8_t* const rows[], int64_t columns, u
 // Blocks of 64 with four scales; each scale is a float16 as well.
 template <int W> void pack_nvfp4(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
   const int64_t blocks = columns / 32;
-  const formats::TypeInfo& type = *formats::find("NVFP4");
+  static const std::array<uint16_t, 256> small_scales = [] {
+    std::array<uint16_t, 256> all{};
+    for (int i = 0; i < 256; ++i) all[static_cast<size_t>(i)] = formats::f32_to_f16(formats::ue4m3_half_to_f32(static_cast<uint8_t>(i)));
+    return all;
+  }();
   for (int64_t b = 0; b < blocks; ++b)
     for (int r = 0; r < 8 * W; ++r) {
-      formats::Unpacked u;
-      type.unpack(rows[r], b, u);
       uint8_t* scales = group + nvfp4<W>::scale_at(b);
       for (int half = 0; half < 2; ++half) {
-        const uint16_t bits = formats::f32_to_f16(u.scale[half]);
+        const uint16_t bits = small_scales[rows[r][36 * (b / 2) + 2 * (b % 2) + half]];
         memcpy(scales + half * (nvfp4<W>::scale / 2) + 2 * r, &bits, 2);
       }
       const uint8_t* in = rows[r] + 36 * (b / 2) + 4 + 16 * (b % 2);
@@ -158,41 +162,20 @@ template <int W> void pack_q2_k(const uint8_t* const rows[], int64_t columns, ui
     }
 }
 
-// The float16 d of a coded type's block.
-uint16_t d_of(int type_id, const uint8_t* block) {
-  uint16_t bits;
-  switch (type_id) {
-    case 34: memcpy(&bits, block + 52, 2); return bits;             // TQ1_0
-    case 29: {                                                      // IQ1_M: the top nibbles of its four words of scales
-      bits = 0;
-      for (int i = 0; i < 4; ++i) bits = static_cast<uint16_t>(bits | (block[48 + 2 * i + 1] >> 4) << (4 * i));
-      return bits;
-    }
-    default: memcpy(&bits, block, 2); return bits;
-  }
-}
-
-template <int ID, bool HALVES, const Codes& CODES, int W> void pack_coded(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
+template <class Format, bool HALVES, int W> void pack_coded(const uint8_t* const rows[], int64_t columns, uint8_t* group) {
   using L = coded<HALVES, W>;
-  const formats::TypeInfo& type = *formats::find(ID);
-  uint8_t code_of[256] = {};
-  for (int c = CODES.count - 1; c >= 0; --c) code_of[static_cast<uint8_t>(CODES.weight[c])] = static_cast<uint8_t>(c);
+  using C = Coded<Format>;
   for (int64_t b = 0; b < columns / 256; ++b)
     for (int r = 0; r < 8 * W; ++r) {
+      const auto& in = *reinterpret_cast<const typename C::Block*>(rows[r] + sizeof(typename C::Block) * b);
       uint8_t* out = group + L::super * b;
-      const uint16_t bits = d_of(ID, rows[r] + type.bytes * b);
-      memcpy(out + 2 * r, &bits, 2);
-      const float d = formats::f16_to_f32(bits);
+      const uint16_t d = C::d(in);
+      memcpy(out + 2 * r, &d, 2);
       for (int j = 0; j < 8; ++j) {
-        formats::Unpacked u;
-        type.unpack(rows[r], 8 * b + j, u);
-        for (int half = 0; half < (HALVES ? 2 : 1); ++half) {
-          const float unit = d * CODES.factor, multiple = unit != 0 ? u.scale[half] / unit : 0.0f;
-          out[L::scales + L::scale * ((HALVES ? 2 : 1) * j + half) + r] = static_cast<uint8_t>(static_cast<int8_t>(multiple >= -128 && multiple <= 127 ? multiple : 0));
-        }
-        uint8_t v[32];
-        for (int i = 0; i < 32; ++i) v[i] = code_of[static_cast<uint8_t>(u.q[i])];
-        put_low<W>(v, r, out + L::header + L::piece * j);
+        constexpr int parts = HALVES ? 2 : 1;
+        for (int half = 0; half < parts; ++half) out[L::scales + L::scale * (parts * j + half) + r] = static_cast<uint8_t>(C::multiple(in, j, half));
+        const uint64_t first = C::codes(in, j, 0) | C::codes(in, j, 2) << 4, second = C::codes(in, j, 1) | C::codes(in, j, 3) << 4;
+        put_plane<W>(first, second, r, out + L::header + L::piece * j);
       }
     }
 }
@@ -324,15 +307,15 @@ const MatmulLayout layouts[] = {
     {"Q5_K", false, super_bytes<q5_k<1>>, {pack_q45_k<true, 1>, pack_q45_k<true, 2>}},
     {"Q6_K", false, super_bytes<q6_k<1>>, {pack_q6_k<1>, pack_q6_k<2>}},
     {"Q3_K", false, super_bytes<coded<true, 1>>, {pack_q3_k<1>, pack_q3_k<2>}},
-    {"IQ1_S", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<19, false, iq1_codes)},
-    {"IQ1_M", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<29, true, iq1_codes)},
-    {"IQ2_XXS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<16, false, iq2_codes)},
-    {"IQ2_XS", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<17, true, iq2_codes)},
-    {"IQ2_S", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<22, true, iq2_codes)},
-    {"IQ3_XXS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<18, false, iq3_xxs_codes)},
-    {"IQ3_S", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<21, false, iq3_s_codes)},
+    {"IQ1_S", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<formats::IQ1_S, false)},
+    {"IQ1_M", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<formats::IQ1_M, true)},
+    {"IQ2_XXS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<formats::IQ2_XXS, false)},
+    {"IQ2_XS", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<formats::IQ2_XS, true)},
+    {"IQ2_S", false, super_bytes<coded<true, 1>>, BOTH(pack_coded<formats::IQ2_S, true)},
+    {"IQ3_XXS", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<formats::IQ3_XXS, false)},
+    {"IQ3_S", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<formats::IQ3_S, false)},
     {"IQ4_XS", false, super_bytes<coded<false, 1>>, {pack_iq4_xs<1>, pack_iq4_xs<2>}},
-    {"TQ1_0", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<34, false, ternary_codes)},
+    {"TQ1_0", false, super_bytes<coded<false, 1>>, BOTH(pack_coded<formats::TQ1_0, false)},
     {"TQ2_0", false, super_bytes<coded<false, 1>>, {pack_tq2_0<1>, pack_tq2_0<2>}},
 };
 #undef BOTH

@@ -1,5 +1,5 @@
 // The kernels of the amx variant: its vocabulary (isa.h) under the algorithms that all variants share.
-#include <new>
+#include <vector>
 
 #include "backends/cpu/amx/isa.h"
 #include "backends/cpu/layout.h"

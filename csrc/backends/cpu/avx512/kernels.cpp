@@ -9,6 +9,7 @@ namespace {
 #include "backends/cpu/common/attention.inl"
 #include "backends/cpu/common/delta_rule.inl"
 #include "backends/cpu/common/experts.inl"
+#include "backends/cpu/common/no_tiles.inl"
 #include "backends/cpu/common/matmul.inl"
 }  // namespace
 

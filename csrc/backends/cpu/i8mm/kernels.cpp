@@ -10,6 +10,7 @@ namespace {
 #include "backends/cpu/common/delta_rule.inl"
 #include "backends/cpu/common/experts.inl"
 #include "backends/cpu/common/two_rows.inl"
+#include "backends/cpu/common/no_tiles.inl"
 #include "backends/cpu/common/matmul.inl"
 }  // namespace
 
