@@ -31,25 +31,26 @@ SK_DEVICE MatmulPart part_of(const MatmulArgs& a, int unit) {
   return p;
 }
 
-// A warp's steps in order: chunks of its slices, halves (gate, up) of a unit, units.
-template <class T, int WARPS> struct Steps {
+// A warp's steps in order: chunks of its slices, halves (gate, up) of a unit, items. An item is a group of activation rows and TEAMS units side by side,
+// so that the teams of a block read the same activations.
+template <class T, int WARPS, int TEAMS> struct Steps {
   static constexpr int own = slices / WARPS;
-  int item, half, slice, chunk;
+  int item, half, slice, chunk, unit, member;
   const u8* base;
-  SK_DEVICE void start(const MatmulArgs& a, int first, int warp, int groups) {
-    item = first, half = 0;
+  SK_DEVICE void start(const MatmulArgs& a, int first, int warp, int of_teams, int groups) {
+    item = first, half = 0, member = of_teams;
     chunk = slice = own * warp;
     find(a, groups);
   }
-  SK_DEVICE bool more(const MatmulArgs& a, int warp, int groups) const { return item < a.units * groups && own * warp < a.chunks; }
+  SK_DEVICE bool more(const MatmulArgs& a, int warp) const { return unit < a.units && own * warp < a.chunks; }
   SK_DEVICE const u8* at() const { return base + i64(2 * T::bytes) * chunk; }
   SK_DEVICE void find(const MatmulArgs& a, int groups) {
-    const int unit = item / groups;
+    unit = item / groups * TEAMS + member;
     if (unit >= a.units) return;
     const MatmulPart p = a.end >= silu_end ? (half ? a.parts[1] : a.parts[0]) : part_of(a, unit);
     base = p.weights + i64(2 * T::bytes) * a.chunks * (a.end >= silu_end ? unit : unit - p.first);
   }
-  SK_DEVICE void next(const MatmulArgs& a, int stride, int warp, int groups) {
+  SK_DEVICE void next(const MatmulArgs& a, int warp, int groups) {
     chunk += slices;
     if (chunk < a.chunks) return;
     if (slice + 1 < own * (warp + 1) && slice + 1 < a.chunks) {
@@ -58,7 +59,7 @@ template <class T, int WARPS> struct Steps {
     }
     chunk = slice = own * warp;
     if (a.end >= silu_end && half == 0) half = 1;
-    else half = 0, item += stride;
+    else half = 0, item += a.blocks;
     find(a, groups);
   }
 };
@@ -95,10 +96,15 @@ SK_DEVICE float factor_of(const MatmulArgs& a, int row) {
   return divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(a.columns)), a.eps)));
 }
 
-// A line of the activations that the next step reads into the first cache level.
-SK_DEVICE void fetch_ahead(const u8* x, int lines) {
+// Lines of the activations that a later step reads into the first cache level: those of 16 rows, or a team's share of those of 32.
+template <int TEAMS> SK_DEVICE void fetch_ahead(const u8* x, i64 more, int member) {
+  constexpr int lines = 4 * pair_bytes / 128;
   const int lane = thread() & 31;
-  if (lane < lines) touch(x + 128 * lane);
+  if constexpr (TEAMS == 1) touch(x + 128 * lane);
+  else if (lane < 2 * lines / TEAMS) {
+    const int line = 2 * lines / TEAMS * member + lane;
+    touch(x + (line < lines ? 128 * line : more + 128 * (line - lines)));
+  }
 }
 
 // WARPS: that share a unit's slices. TILES: of a warp; 1: two warps share a slice. NT: groups of 8 activation rows of an item.
@@ -107,18 +113,17 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
   constexpr int teams = WARPS == 1 ? 4 : 1, columns = 8 * NT, own = slices / WARPS, area = columns * sum_stride, warps = WARPS * 2 / TILES, step_bytes = TILES * T::bytes;
   constexpr int values = (columns + warps - 1) / warps;
   const int lane = thread() & 31, in_block = thread() >> 5, warp = WARPS == 1 ? 0 : in_block * TILES / 2, tile = TILES == 1 ? in_block & 1 : 0, g = lane >> 2, t = lane & 3;
-  const int groups = (a.rows + columns - 1) / columns, stride = a.blocks * teams, halves = a.end >= silu_end ? 2 : 1;
+  const int groups = (a.rows + columns - 1) / columns, member = WARPS == 1 ? in_block : 0, halves = a.end >= silu_end ? 2 : 1;
   u8* ring = dynamic_shared() + in_block * a.depth * step_bytes;
   float* sums = reinterpret_cast<float*>(dynamic_shared() + teams * warps * a.depth * step_bytes) + (WARPS == 1 ? 3 * in_block * area : 0);
   float* factors = sums + WARPS * area;          // of teams with several warps
-  Steps<T, WARPS> ahead;
-  const int first = block() * teams + (WARPS == 1 ? in_block : 0);
-  ahead.start(a, first, warp, groups);
+  Steps<T, WARPS, teams> ahead;
+  ahead.start(a, block(), warp, member, groups);
   // Weights do not depend on the kernel in front; activations and everything else do.
   for (int i = 0; i < a.depth; ++i) {
-    if (ahead.more(a, warp, groups)) {
+    if (ahead.more(a, warp)) {
       copy_step(ring + i * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
-      ahead.next(a, stride, warp, groups);
+      ahead.next(a, warp, groups);
     }
     close_copies();
   }
@@ -134,8 +139,9 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
   // Where this lane's results of tile `of` lie in an area of columns x outputs.
   const auto at = [&](int of, int n, int i) { return (8 * n + 2 * t + (i & 1)) * sum_stride + 16 * of + g + 8 * (i >> 1); };
   int slot = 0;
-  for (int item = first; item < a.units * groups; item += stride) {
-    const int unit = item / groups, row0 = item % groups * columns;
+  for (int item = block(); ; item += a.blocks) {
+    const int unit = item / groups * teams + member, row0 = item % groups * columns;
+    if (unit >= a.units) break;
     const u8* activations = a.x + a.x_more * (row0 / most_rows) + group_bytes * (row0 % most_rows / 8);
     float gate[values] = {}, y[values] = {};      // of teams with several warps
     for (int half = 0; half < halves; ++half) {
@@ -146,12 +152,13 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
           wait_step(a.depth);
           meet_lanes();
           const u8* x = activations + i64(4 * pair_bytes) * c;
-          if (c + slices < a.chunks) fetch_ahead(x + i64(4 * pair_bytes) * slices, 4 * pair_bytes / 128);
+          const int later = c + slices < a.chunks ? c + slices : own * warp + s + 1;      // or the next slice's first
+          if (c + slices < a.chunks || (s + 1 < own && later < a.chunks)) fetch_ahead<teams>(activations + i64(4 * pair_bytes) * later, a.x_more, member);
           T::template use<TILES, NT>(ring + slot * step_bytes, Lane{x + 16 * lane, x + scale_bytes + 16 * t, a.x_more, exponent}, acc);
           meet_lanes();
-          if (ahead.more(a, warp, groups)) {
+          if (ahead.more(a, warp)) {
             copy_step(ring + slot * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
-            ahead.next(a, stride, warp, groups);
+            ahead.next(a, warp, groups);
           }
           close_copies();
           slot = slot + 1 == a.depth ? 0 : slot + 1;
