@@ -207,6 +207,11 @@ SK_DEVICE void wait_pieces(int left) {
   else if (left == 4) wait_copies<4>();
   else wait_copies<5>();
 }
+SK_DEVICE int lanes_for(int pieces) {              // a power of two
+  int lanes = 1;
+  while (lanes < pieces) lanes *= 2;
+  return lanes;
+}
 constexpr float query_unit = 1.0f / 16;          // f16 queries are stored times this, so that none is too large
 
 // PARTS: of at most 128 values of a head. HEAD: of heads that are common, so that indices cost little; 0: whatever it is. COLUMNS: groups of 8 queries.
@@ -214,11 +219,14 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   SK_SHARED(i32, is_last, 1);
   constexpr bool blocks = SOURCE == 3;           // become f16 on the way to shared memory
   constexpr int TYPE = blocks ? 1 : SOURCE;
+  constexpr int most_chunks = 4;                 // of a split
+  SK_SHARED(unsigned long long, chunks, most_chunks);      // keys of this head in the split's chunks of the cache
   constexpr int terms = TYPE == 1 ? 2 : 3, tiles = attention_warps / PARTS, step = 16 * tiles, queries = 8 * COLUMNS, size = TYPE == 0 ? 4 : 2, most_steps = 8;
   using Piece = Fragment<terms>;
   const Cache& cache = a.cache;
   const int head = HEAD ? HEAD : cache.head, whole = whole_head(head), stride = whole * size + 16, group = a.heads / cache.kv_heads;
-  const int lane = thread() & 31, warp = thread() >> 5, g = lane >> 2, t = lane & 3, tile = warp % tiles, part_of_head = warp / tiles, head_steps = whole / 16;
+  const u32 inverse_group = (1u << 20) / static_cast<u32>(group) + 1;      // exact for so few queries
+  const int lane = thread() & 31, warp = thread() >> 5, g = lane >> 2, t = lane & 3, tile = warp % tiles, part_of_head = warp / tiles, head_steps = whole / 16, piece_size = step * stride;
 
   // Which queries, and which positions.
   int of_grid = block();
@@ -235,31 +243,39 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   const Splits all = splits_of(a, {earliest.low, latest.high});
   if (offset >= all.count) return;
   const int split = all.first + offset, low = split_start(split, cache.window), high = split_start(split + 1, cache.window);
-  const int begin = (earliest.low > low ? earliest.low : low) & ~15, end = latest.high < high ? latest.high : high;
+  const int begin = earliest.low > low ? earliest.low : low, end = latest.high < high ? latest.high : high;
   const int first_step = begin / step, steps = (end - 1) / step - first_step + 1, pieces = 2 * steps;
 
-  u8 *ring = dynamic_shared(), *query_terms = ring + a.pieces * step * stride, *work = query_terms + COLUMNS * head_steps * Piece::bytes;
+  const i64 plane = blocks ? plane_bytes(head, cache.type) : i64(chunk_positions) * head * size;      // keys, or values, of one head in a chunk
+  if (thread() < most_chunks && low + chunk_positions * thread() < end) {
+    const int chunk = low / chunk_positions + thread();
+    const void* memory = a.borrows ? chunk_of(part.borrowed, part.borrowed_capacity, cache, chunk) : chunk_of(part.chunks, part.capacity, cache, chunk);
+    chunks[thread()] = reinterpret_cast<unsigned long long>(memory) + kv_head * plane;
+  }
+  barrier();
+  u8 *ring = dynamic_shared(), *query_terms = ring + a.pieces * piece_size, *work = query_terms + COLUMNS * head_steps * Piece::bytes;
   float* told = reinterpret_cast<float*>(dynamic_shared() + attention_shared(head, TYPE, COLUMNS, a.pieces)) - queries * (query_stride + 4);      // [query][tile]
   int* sees = reinterpret_cast<int*>(told + queries * query_stride);      // [query] low, high; then largest and total
-  const auto slot = [&](int piece) { return ring + piece % a.pieces * (step * stride); };
-  // Rows from .. to - 1 of a piece (an even one: keys, an odd one: values of the same positions). A lane copies 16 bytes of a row.
-  const int row_pieces = whole * size / 16;
-  int row_lanes = 1;
-  while (row_lanes < row_pieces) row_lanes *= 2;
-  const int own_piece = thread() % row_lanes, own_row = thread() / row_lanes, rows_at_once = attention_threads / row_lanes;
-  const auto fetch = [&](int piece, int until) {
-    if (piece < pieces && own_piece < row_pieces) {
-      const int base = (first_step + piece / 2) * step, chunk = base / chunk_positions;
-      const u8* memory = static_cast<const u8*>(a.borrows ? chunk_of(part.borrowed, part.borrowed_capacity, cache, chunk) : chunk_of(part.chunks, part.capacity, cache, chunk));
-      memory += ((piece & 1) * cache.kv_heads + kv_head) * (blocks ? plane_bytes(head, cache.type) : i64(chunk_positions) * head * size);
-      if constexpr (!blocks) memory += base % chunk_positions * head * size;
-      u8* to = slot(piece) + 16 * own_piece;
-      const bool inside = 16 * own_piece < head * size;
-      SK_UNROLL_4 for (int j = own_row; j < step; j += rows_at_once) {
-        if (base + j < begin) continue;
-        if (blocks && base + j < until && inside) *reinterpret_cast<U4*>(to + j * stride) = eight_of_block(memory, cache.type, head, base % chunk_positions + j, 8 * own_piece);
-        else if (base + j < until && inside) copy_later(to + j * stride, memory + i64(j) * head * size + 16 * own_piece);
-        else if (base + j >= end || !inside) *reinterpret_cast<U4*>(to + j * stride) = U4{};      // for no weight of 0 may meet what is no number
+  const auto row_of = [&](int query) { return static_cast<int>((static_cast<u32>(query) * inverse_group) >> 20); };
+  // Rows of a piece (an even one: keys, an odd one: values of the same positions) that lie before position `until`. A lane copies 16 bytes of a row.
+  const int row_pieces = whole * size / 16, row_lanes = HEAD ? HEAD * size / 16 : lanes_for(row_pieces), rows_at_once = attention_threads / row_lanes;
+  const int own_piece = thread() % row_lanes, own_row = thread() / row_lanes, row_size = head * size, own_from = own_row * row_size + 16 * own_piece, own_to = own_row * stride + 16 * own_piece;
+  const bool inside = 16 * own_piece < row_size;
+  const i64 to_values = cache.kv_heads * plane;
+  const auto fetch = [&](int piece, u8* slot, int until) {
+    if (piece < pieces) {
+      const int base = (first_step + piece / 2) * step;
+      const u8* memory = reinterpret_cast<const u8*>(chunks[(base - low) / chunk_positions]) + (piece & 1 ? to_values : 0);
+      const u8* from = memory + base % chunk_positions * row_size + own_from;
+      u8* to = slot + own_to;
+      if (HEAD && !blocks && base + step <= until) {
+        SK_UNROLL for (int j = 0; j < step * (HEAD ? HEAD : 1) * size / 16 / attention_threads; ++j) copy_later(to + j * rows_at_once * stride, from + j * rows_at_once * row_size);
+      } else if (own_piece < row_pieces) {
+        for (int j = own_row; j < step; j += rows_at_once, to += rows_at_once * stride, from += rows_at_once * row_size) {
+          if (blocks && base + j < until && inside) *reinterpret_cast<U4*>(to) = eight_of_block(memory, cache.type, head, base % chunk_positions + j, 8 * own_piece);
+          else if (base + j < until && inside) copy_later(to, from);
+          else if (base + j >= end || !inside) *reinterpret_cast<U4*>(to) = U4{};      // for no weight of 0 may meet what is no number
+        }
       }
     }
     close_copies();
@@ -268,7 +284,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   // Keys and values of this pass: computed here, unless store_heads did.
   const int fresh = a.borrows || a.stored || part.start >= end ? end : part.start > begin ? part.start : begin;
   if (!a.stored)
-    for (int i = 0; i < a.pieces; ++i) fetch(i, fresh);
+    for (int i = 0; i < a.pieces; ++i) fetch(i, ring + i * piece_size, fresh);
   const int new_heads = 2 * (end - fresh), tasks = new_heads + end_query - first_query;
   struct Task { HeadArgs from; int row, index, position, which; };
   const auto task_of = [&](int i) {
@@ -278,8 +294,8 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
       if (i & 1) task.from = a.v;
       task.row = part.first + fresh + i / 2 - part.start, task.index = kv_head, task.position = fresh + i / 2, task.which = i & 1;
     } else {
-      const int q = first_query + i - new_heads, row = q / group;
-      task.row = part.first + row, task.index = kv_head * group + q % group, task.position = part.start + (a.borrows ? 0 : row), task.which = i - new_heads;
+      const int q = first_query + i - new_heads, row = row_of(q);
+      task.row = part.first + row, task.index = kv_head * group + q - row * group, task.position = part.start + (a.borrows ? 0 : row), task.which = i - new_heads;
     }
     return task;
   };
@@ -289,14 +305,14 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
     next.load_constants(own.from, own.position, head);
   }
   for (int i = thread(); i < queries; i += attention_threads) {
-    const int row = (first_query + i) / group;
+    const int row = row_of(first_query + i);
     const Visible seen = visible(part, part.start + row, cache.window, a.borrows);
     sees[2 * i] = seen.low, sees[2 * i + 1] = first_query + i < end_query ? seen.high : 0;
   }
   let_next_start();
   wait_for_previous();
   if (a.stored)
-    for (int i = 0; i < a.pieces; ++i) fetch(i, end);
+    for (int i = 0; i < a.pieces; ++i) fetch(i, ring + i * piece_size, end);
   if (warp < tasks) {
     const Task own = task_of(warp);
     next.load(own.from, own.row, own.index, head);
@@ -314,7 +330,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
     if (i < new_heads) {
       store_head(cache, part, own.position, kv_head, own.which, scratch);
       const int in_steps = own.position - first_step * step, piece = 2 * (in_steps / step) + own.which;
-      u8* to = slot(piece) + in_steps % step * stride;
+      u8* to = ring + piece * piece_size + in_steps % step * stride;
       if (piece < a.pieces)
         for (int d = lane; d < head; d += 32) put_cached(to, TYPE, d, scratch[d]);
     } else {
@@ -327,33 +343,32 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
     }
     meet_lanes();
   }
-  if (pieces > a.pieces && new_heads) share_writes();      // pieces that come later are read from the cache
-
   const float scale = TYPE == 1 ? mul(a.scale, 1.0f / query_unit) : a.scale;
   const Visible whole_tile{latest.low, earliest.high};     // what every row of it sees
   float sum[PARTS][COLUMNS][4] = {}, largest[COLUMNS][2], total[COLUMNS][2] = {};
   SK_UNROLL for (int n = 0; n < COLUMNS; ++n) largest[n][0] = largest[n][1] = -__builtin_inff();
+  int keys_slot = 0;                             // of the step's keys; its values are in the next one
+  const auto after = [&](int slot, int n) { return slot + n >= a.pieces ? slot + n - a.pieces : slot + n; };
   for (int i = 0; i < steps; ++i) {
-    const int base = (first_step + i) * step, from = base < begin ? begin - base : 0, to = end - base < step ? end - base : step;
+    const int base = (first_step + i) * step, to = end - base < step ? end - base : step, values_slot = a.pieces == 1 ? 0 : after(keys_slot, 1);
+    // Where values were, another piece comes as soon as all are through with them.
     if (a.pieces == 1 && i) {
       barrier();
-      fetch(2 * i - 1 + a.pieces, end);
+      fetch(2 * i, ring, end);
     }
     wait_pieces(a.pieces - 2);
     barrier();
-    if (a.pieces > 1 || i == 0) {
-      if (i) fetch(2 * i - 1 + a.pieces, end);
-      else close_copies();
-    }
+    if (a.pieces > 1 && i) fetch(2 * i - 1 + a.pieces, ring + after(keys_slot, a.pieces - 1) * piece_size, end);
+    else if (i == 0) close_copies();
     // Scores of 16 positions.
-    const bool active = 16 * tile + 16 > from && 16 * tile < to;
+    const bool active = 16 * tile < to;
     float score[COLUMNS][4];
     {
       float rest[COLUMNS][4] = {};
       SK_UNROLL for (int n = 0; n < COLUMNS; ++n)
         SK_UNROLL for (int c = 0; c < 4; ++c) score[n][c] = 0.0f;
       if (active) {
-        const u8* keys = slot(2 * i) + 16 * tile * stride;
+        const u8* keys = ring + keys_slot * piece_size + 16 * tile * stride;
         SK_UNROLL for (int k = 0; k < most_steps; ++k) {
           const int of_head = most_steps * part_of_head + k;
           if (of_head >= head_steps) break;
@@ -403,7 +418,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
       }
     }
     barrier();
-    fetch(2 * i + a.pieces, end);
+    fetch(2 * i + a.pieces, ring + keys_slot * piece_size, end);
     // Weights by the largest score so far.
     SK_UNROLL for (int n = 0; n < COLUMNS; ++n) {
       float old_factor[2];
@@ -438,8 +453,9 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
     // Values times weights.
     {
       float rest[PARTS][COLUMNS][4] = {};
-      const u8* values = slot(2 * i + 1);
-      for (int k = from / 16; k < (to + 15) / 16; ++k) {
+      const u8* values = ring + values_slot * piece_size;
+      SK_UNROLL for (int k = 0; k < tiles; ++k) {
+        if (k % 2 == 0 && 16 * k >= to) break;
         Cached<TYPE> value[PARTS];
         SK_UNROLL for (int d = 0; d < PARTS; ++d)
           if (warp + attention_warps * d < head_steps) value[d].load_values(values + 16 * k * stride + 16 * size * (warp + attention_warps * d), stride);
@@ -454,6 +470,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
         SK_UNROLL for (int n = 0; n < COLUMNS; ++n)
           SK_UNROLL for (int c = 0; c < 4; ++c) sum[d][n][c] = add(sum[d][n][c], rest[d][n][c]);
     }
+    keys_slot = a.pieces == 1 ? 0 : after(keys_slot, 2);
   }
   wait_copies<0>();
   barrier();
@@ -485,7 +502,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   };
   const int blocks32 = (head + 31) / 32, results32 = (end_query - first_query) * blocks32;
   for (int i = warp; i < results32; i += attention_warps) {
-    const int query = i / blocks32, d = 32 * (i % blocks32) + lane, row = part.first + (first_query + query) / group, of_heads = kv_head * group + (first_query + query) % group;
+    const int query = i / blocks32, d = 32 * (i % blocks32) + lane, in_part = row_of(first_query + query), row = part.first + in_part, of_heads = kv_head * group + first_query + query - in_part * group;
     const float v = d < head ? results[query * result_stride + d] : 0.0f;
     if (all.count == 1 && a.joins) {
       finish_value(a, row, of_heads, d, d < head, mul(v, divide(1.0f, total_of(query))));
@@ -504,8 +521,8 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   barrier();
   if (!*is_last) return;
   for (int i = warp; i < results32; i += attention_warps) {
-    const int query = first_query + i / blocks32;
-    join(a, part.first + query / group, kv_head * group + query % group, 32 * (i % blocks32));
+    const int query = first_query + i / blocks32, row = row_of(query);
+    join(a, part.first + row, kv_head * group + query - row * group, 32 * (i % blocks32));
   }
 }
 

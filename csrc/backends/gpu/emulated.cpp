@@ -87,7 +87,8 @@ extern "C" void emulated_attention(const float* q, const float* k, const float* 
   a.partial = partial.data(), a.arrived = arrived.data();
   const auto form = [&](auto parts, auto columns_of) {
     constexpr int p = decltype(parts)::value, c = decltype(columns_of)::value;
-    type == 1 ? attend<p, 0, 1, c>(a) : type == 2 ? attend<p, 0, 2, c>(a) : attend<p, 0, 0, c>(a);
+    constexpr int common = p == 4 ? 0 : 128 * p;
+    type == 1 && head == common ? attend<p, common, 1, c>(a) : type == 1 ? attend<p, 0, 1, c>(a) : type == 2 ? attend<p, 0, 2, c>(a) : attend<p, 0, 0, c>(a);
   };
   const auto sized = [&](auto columns_of) {
     head <= 128 ? form(std::integral_constant<int, 1>{}, columns_of) : head <= 256 ? form(std::integral_constant<int, 2>{}, columns_of) : form(std::integral_constant<int, 4>{}, columns_of);

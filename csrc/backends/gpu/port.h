@@ -365,14 +365,14 @@ SK_DEVICE U4 matrix_rows(const u8* from, int stride) {
   const int lane = thread() & 31;
   const u32 at = static_cast<u32>(__cvta_generic_to_shared(from + (lane & 15) * stride + (lane >> 4) * 16));
   U4 v;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
   return v;
 }
 SK_DEVICE U4 matrix_columns(const u8* from, int stride) {
   const int lane = thread() & 31;
   const u32 at = static_cast<u32>(__cvta_generic_to_shared(from + ((lane & 7) + (lane >> 4) * 8) * stride + (lane >> 3 & 1) * 16));
   U4 v;
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at) : "memory");
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
   return v;
 }
 // Of 8 x 8 narrow values, a lane (g, t) with row g's 2t and 2t + 1: the same of the turned matrix.
