@@ -36,7 +36,7 @@ std::map<std::string, Kernel> kernels{EXPERTS(q8_0), EXPERTS(q4_k), EXPERTS(q6_k
                                       MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical),
                                       KERNEL(matmul_plain), KERNEL(rows_in_order), ATTENTIONS(bf16_4), ATTENTIONS(blocks_4), ATTENTIONS(f32_4), ATTENTIONS(f16_4), KERNEL(attention_128_f16_1), KERNEL(attention_128_f16_4),
                                       KERNEL(attention_128_f16_8), KERNEL(attention_256_f16_1), KERNEL(attention_256_f16_4), KERNEL(attention_256_f16_8), KERNEL(attention_to_512_f16_1), KERNEL(attention_join),
-                                      KERNEL(store_heads), KERNEL(delta_rule), KERNEL(delta_rule_128), KERNEL(choose), KERNEL(choose_noisy), KERNEL(draft_next), KERNEL(softcap)};
+                                      KERNEL(store_heads), KERNEL(delta_rule), KERNEL(delta_rule_128), KERNEL(choose), KERNEL(read_memory), KERNEL(choose_noisy), KERNEL(draft_next), KERNEL(softcap)};
 
 int64_t number(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);

@@ -398,4 +398,16 @@ def test_auto_takes_the_card_or_says_why_not(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(1 << 30))
     assert skipstone.load(bundled.QWEN35, draft=False).device == "cuda:0"
     memory = _native.gpu_memory(0)
-    assert memory["copy_bytes_per_second"] > 0 and 0 < memory["free_bytes"] <= 1 << 30
+    assert memory["copy_bytes_per_second"] > 0 and memory["read_bytes_per_second"] > 0 and 0 < memory["free_bytes"] <= 1 << 30
+
+
+def test_kernels_and_bench_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are those of an emulation; that they are there, and of the card, is what counts."""
+    from skipstone.cli import bench, kernels
+
+    monkeypatch.setattr(kernels.CardCopies, "CACHES", 1)
+    (figure,) = kernels.measure_card(["Q8_0"], [1, 3], [(64, 256)], 0, 1)
+    assert figure["device"] == "cuda:0" and figure["bytes"] == 64 * 8 * 34 and set(figure["rows"]) == {"1", "3"}
+    assert all(cell["share_of_copy_bandwidth"] > 0 for cell in figure["rows"].values())
+    said = bench.card("cuda:0")
+    assert said["card"] == "Emulated card" and said["card_read_bytes_per_second"] > 0 and said["card_copy_bytes_per_second"] > 0 and bench.card("cpu") == {}

@@ -8,5 +8,6 @@
 #include "backends/gpu/experts.cu"
 #include "backends/gpu/experts_plain.cu"
 #include "backends/gpu/ordered.cu"
+#include "backends/gpu/memory.cu"
 #include "backends/gpu/choice.cu"
 #include "backends/gpu/draft.cu"

@@ -186,6 +186,13 @@ struct DraftArgs {
   int hidden_width, stays;               // stays: all drafts stand at one position (attend)
 };
 
+struct ReadArgs {
+  const void* from;
+  long long count;                       // of 16 bytes
+  unsigned* seen;
+  int blocks;
+};
+
 struct CapArgs {
   float* x;
   long long count;

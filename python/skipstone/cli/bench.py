@@ -32,6 +32,18 @@ def machine(threads: int) -> dict[str, Any]:
             "read_bytes_per_second": round(read_bandwidth(threads)), "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
 
 
+def card(device: str) -> dict[str, Any]:
+    """The card that a model runs on, and its memory's speeds; empty for the processor."""
+    from .. import _native
+
+    if device == "cpu":
+        return {}
+    index = int(device.partition(":")[2])
+    memory = _native.gpu_memory(index)
+    description = next(d["description"] for d in _native.gpu_devices() if d["name"] == device)
+    return {"card": description, **{f"card_{what}_bytes_per_second": round(memory[f"{what}_bytes_per_second"]) for what in ("read", "copy")}}
+
+
 def load_figures(model: Model) -> dict[str, Any]:
     """What loading took, and the most memory that the process has held resident so far."""
     stats = model.load_stats
@@ -78,7 +90,8 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
     from .. import _native
 
     ids = np.random.default_rng(0).integers(10, min(model.vocab_size, 30000), max(context + max(ROWS), prompt_tokens)).tolist()
-    reads: list[float] = []
+    about = card(model.device)
+    reads: list[float] = [about["card_read_bytes_per_second"]] if about else []
     prompt: list[float] = []
     passes: dict[int, list[float]] = {k: [] for k in ROWS}
     session = model.session(draft=False)
@@ -87,7 +100,8 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
         session.forward(ids[context:context + k], logits="all")
         session.rollback(context)
     for _ in range(rounds):
-        reads.append(1e9 * _native.read_bandwidth(model.threads))     # beside the passes: other work changes both
+        if not about:
+            reads.append(1e9 * _native.read_bandwidth(model.threads))     # beside the passes: other work changes both
         fresh = model.session(draft=False)
         prompt.append(_seconds(lambda: fresh.forward(ids[:prompt_tokens], logits="last")))
         for k in ROWS:
@@ -106,7 +120,7 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
         "model": model.name, "architecture": model.architecture, "context": context, "bytes_per_pass": model.bytes, "prompt_tokens": prompt_tokens,
         "prompt_tokens_per_second": prompt_tokens / statistics.median(prompt), "pass_ms": {str(k): 1e3 * v for k, v in t.items()},
         "relative": {str(k): v / t[1] for k, v in t.items()}, "read_bytes_per_second": round(bandwidth),
-        "share_of_read_bandwidth": model.bytes / t[1] / bandwidth,
+        "share_of_read_bandwidth": model.bytes / t[1] / bandwidth, "share_of_copy_bandwidth": model.bytes / t[1] / about["card_copy_bytes_per_second"] if about else None,
         "decode_tokens_per_second": statistics.median(s.tokens_per_second for s in plain), "drafted": None,
     }
     if drafted:
@@ -121,6 +135,7 @@ def command(
     type: Annotated[Optional[str], typer.Option(help="With --random: the type of its weights, Q4_K_M by default.")] = None,
     draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name, or ngram; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda:0; skipstone devices lists them.")] = "cpu",
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the measured prompt.")] = 512,
@@ -135,11 +150,11 @@ def command(
 
         if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
             raise ArgumentError(f"--plot: {plot}; expected a file name that ends in .svg, in a folder that exists")
-        loaded = load(_given(model, random, type), draft=draft_argument(draft, no_draft), threads=threads)
+        loaded = load(_given(model, random, type), draft=draft_argument(draft, no_draft), device=device, threads=threads)
         longest = max(context + max(ROWS), prompt_tokens)
         if longest > loaded.context_length:
             raise ArgumentError(f"--context and --prompt-tokens need {longest} tokens; {loaded.name} takes {loaded.context_length}")
-        result = {"load": load_figures(loaded), **measure(loaded, context, prompt_tokens, rounds), "machine": machine(loaded.threads)}
+        result = {"load": load_figures(loaded), **measure(loaded, context, prompt_tokens, rounds), "machine": {**machine(loaded.threads), **card(loaded.device)}}
         if plot is not None:
             from .plot import of_bench, svg
 
@@ -151,7 +166,10 @@ def command(
 
         out, about = console(), result["machine"]
         out.print(f"[bold]{shown(result['model'])}[/]  {shown(result['architecture'])}, {result['bytes_per_pass'] / 1e6:,.1f} MB of weights a pass, context {context}")
-        out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {result['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
+        if "card" in about:
+            out.print(f"[dim]{shown(about['card'])}, reads {about['card_read_bytes_per_second'] / 1e9:,.0f} GB/s, copies {about['card_copy_bytes_per_second'] / 1e9:,.0f} GB/s[/]")
+        else:
+            out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['threads']} threads, reads {result['read_bytes_per_second'] / 1e9:.1f} GB/s, load {about['load_average']:.1f}[/]")
         took = result["load"]
         out.print(f"loaded in {took['seconds']:.2f} s, the weights at {took['bytes_per_second'] / 1e9:.2f} GB/s; "
                   f"at most {took['peak_bytes'] / 1e6:,.0f} MB of memory for {took['bytes'] / 1e6:,.0f} MB of tensors")
@@ -162,7 +180,8 @@ def command(
         table.add_row("t(k)/t(1)", *(f"{result['relative'][str(k)]:.2f}" for k in ROWS))
         out.print(table)
         out.print(f"prompt of {prompt_tokens}: {result['prompt_tokens_per_second']:,.0f} tokens/s")
-        out.print(f"plain decoding: {result['decode_tokens_per_second']:,.1f} tokens/s; a pass reads at {result['share_of_read_bandwidth']:.0%} of the read loop's speed")
+        out.print(f"plain decoding: {result['decode_tokens_per_second']:,.1f} tokens/s; a pass reads at {result['share_of_read_bandwidth']:.0%} of the read loop's speed" +
+                  (f", {result['share_of_copy_bandwidth']:.0%} of the copy's" if result["share_of_copy_bandwidth"] else ""))
         if result["drafted"]:
             d = result["drafted"]
             rates = " ".join(f"{rate:.2f}" for rate in d["acceptance"])

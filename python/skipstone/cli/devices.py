@@ -54,7 +54,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
                 unreachable.append({"name": card["name"], "reason": str(error).rstrip("."), "fix": "models run on the processor meanwhile"})
                 continue
             found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"], "capability": list(card["capability"]),
-                          "free_bytes": memory["free_bytes"], "copy_bytes_per_second": round(memory["copy_bytes_per_second"])})
+                          "free_bytes": memory["free_bytes"], "copy_bytes_per_second": round(memory["copy_bytes_per_second"]), "read_bytes_per_second": round(memory["read_bytes_per_second"])})
         missing = unreachable + _unavailable(cards, list(_native.isas()))
         if as_json:
             print_json({"devices": found, "unavailable": missing, "auto": next((d["name"] for d in found if "isa" not in d), "cpu")})
@@ -63,7 +63,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
         for d in found:
             out.print(f"[bold green]{d['name']}[/]   {d['description']}")
             if "isa" not in d:
-                out.print(f"      {d['free_bytes'] / 2**30:.1f} of {d['memory_bytes'] / 2**30:.1f} GiB of memory free, copies {d['copy_bytes_per_second'] / 1e9:,.0f} GB/s")
+                out.print(f"      {d['free_bytes'] / 2**30:.1f} of {d['memory_bytes'] / 2**30:.1f} GiB of memory free, copies {d['copy_bytes_per_second'] / 1e9:,.0f} GB/s, reads {d['read_bytes_per_second'] / 1e9:,.0f} GB/s")
                 continue
             out.print(f"      {d['usable_cores']} usable cores, {d['memory_bytes'] / 2**30:.1f} GiB of memory, reads {d['read_bytes_per_second'] / 1e9:.1f} GB/s")
             others = ", ".join(name for name in d["isas"] if name != d["isa"])

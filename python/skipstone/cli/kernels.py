@@ -58,6 +58,62 @@ class Copies:
         return time.perf_counter() - start
 
 
+class CardCopies:
+    """The same on a card: a program that multiplies one input by all copies, each out of memory, for they are three times what its caches hold."""
+
+    CACHES = 64 << 20
+
+    def __init__(self, type: str, rows: int, columns: int, device: int) -> None:
+        import numpy as np
+
+        from .. import _native
+        from ..files.random_model import random_matrix
+
+        data = random_matrix(type, rows, columns)
+        self.bytes = data.nbytes
+        self.weights = [_native.Weight(type, rows, columns, data) for _ in range(min(MOST, max(8, -(-3 * self.CACHES // data.nbytes))))]
+        head = _native.Weight("F32", 32, columns, np.zeros((32, columns), np.float32).reshape(-1).view(np.uint8))
+        start, end = {"kind": "input", "inputs": [], "outputs": [0]}, {"kind": "head", "inputs": [0], "outputs": [], "weight": head, "softcap": 0.0}
+        products = [{"kind": "matmul", "inputs": [0], "outputs": [i + 1], "weights": [w]} for i, w in enumerate(self.weights)]
+        widths = [columns, *(rows for _ in products)]
+        # Without the products, and with all of them: what one costs is the difference.
+        self._programs = [_native.GpuProgram({"widths": widths[:1 + len(ops)], "states": [], "ops": [start, *ops, end]}, device) for ops in (products[:1], products)]
+
+    def seconds(self, x: np.ndarray) -> float:
+        import numpy as np
+
+        took = []
+        for program in self._programs:
+            for _ in range(2):                                   # the second time it is recorded
+                start = time.perf_counter()
+                program.run([(None, np.zeros(len(x), np.int32))], hidden=x, want="none")
+            took.append(time.perf_counter() - start)
+        return max(1e-9, took[1] - took[0]) / (len(self.weights) - 1)
+
+
+def measure_card(types: Sequence[str], rows: Sequence[int], shapes: Sequence[tuple[int, int]], device: int, rounds: int) -> Iterator[dict[str, Any]]:
+    """As measure, on a card: beside its own reads and copies."""
+    import numpy as np
+
+    from .. import _native
+
+    memory = _native.gpu_memory(device)
+    read, copy = memory["read_bytes_per_second"], memory["copy_bytes_per_second"]
+    for type, (n, k) in itertools.product(types, shapes):
+        copies = CardCopies(type, n, k, device)
+        x = np.random.default_rng(1).standard_normal((max(rows), k), dtype=np.float32)
+        times: dict[int, list[float]] = {r: [] for r in rows}
+        for turn in range(rounds + 1):
+            for r in rows:
+                seconds = copies.seconds(x[:r])
+                if turn:
+                    times[r].append(seconds)
+        t = {r: statistics.median(v) for r, v in times.items()}
+        yield {"type": type, "shape": [n, k], "device": f"cuda:{device}", "bytes": copies.bytes, "copies": len(copies.weights), "read_bytes_per_second": round(read), "copy_bytes_per_second": round(copy),
+               "rows": {str(r): {"ms": 1e3 * s, "bytes_per_second": copies.bytes / s, "share_of_read_bandwidth": copies.bytes / s / read, "share_of_copy_bandwidth": copies.bytes / s / copy,
+                                 "gmacs_per_second": r * n * k / s / 1e9, "relative": s / t[rows[0]]} for r, s in t.items()}}
+
+
 def measure(types: Sequence[str], rows: Sequence[int], shapes: Sequence[tuple[int, int]], threads: Sequence[int], rounds: int) -> Iterator[dict[str, Any]]:
     """One entry for each type, shape and number of threads: medians for all row counts, taken in turn, and the read loop beside them."""
     import numpy as np
@@ -127,6 +183,7 @@ def command(
     types: Annotated[str, typer.Option(help="Weight types between commas, or all.")] = ",".join(TYPES),
     rows: Annotated[str, typer.Option(help="Rows of activations a product, between commas.")] = ",".join(map(str, ROWS)),
     shape: Annotated[str, typer.Option(help="Shapes of the weight, ROWSxCOLUMNS, between commas.")] = ",".join(SHAPES),
+    device: Annotated[str, typer.Option(help="Where they run: cpu or cuda:0; skipstone devices lists them.")] = "cpu",
     threads: Annotated[Optional[str], typer.Option(help="Threads, between commas; by default 1 and all usable cores.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to take medians over.")] = 25,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -134,21 +191,37 @@ def command(
     """Measure the matrix products out of memory: GB/s, share of a plain read loop's speed, and multiplications a second."""
     with errors_as_messages():
         from .. import _native
-        from .bench import machine
+        from .bench import card, machine
 
         chosen, cores = _types(types), int(_native.default_threads())
         shapes, counts = _shapes(shape, chosen), _numbers("--rows", rows, 512)
         teams = _numbers("--threads", threads, 1024) if threads is not None else sorted({1, cores})
-        figures = measure(chosen, counts, shapes, teams, rounds)
-        about = machine(max(teams))
+        place = _card(device)
+        figures = measure(chosen, counts, shapes, teams, rounds) if place is None else measure_card(chosen, counts, shapes, place, rounds)
+        about = {**machine(max(teams)), **card(device)}
         if as_json:
             print_json({"machine": about, "kernels": list(figures)})
             return
         out = console()
-        out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['usable_cores']} usable cores, load {about['load_average'] or 0:.1f}[/]")
+        if place is None:
+            out.print(f"[dim]{shown(about['cpu'])}, {about['isa']}, {about['usable_cores']} usable cores, load {about['load_average'] or 0:.1f}[/]")
+        else:
+            out.print(f"[dim]{shown(about['card'])}, reads {about['card_read_bytes_per_second'] / 1e9:,.0f} GB/s, copies {about['card_copy_bytes_per_second'] / 1e9:,.0f} GB/s[/]")
         out.print("[dim]ms of a product; t(k)/t(1); GB/s of weights and their share of the read loop's speed; thousand million multiplications a second[/]")
         for figure in figures:
             _show(out, figure, counts)
+
+
+def _card(device: str) -> int | None:
+    """The index of cuda:N; None for cpu."""
+    from ..errors import ArgumentError
+
+    kind, _, index = device.partition(":")
+    if device == "cpu":
+        return None
+    if kind != "cuda" or not index.isdecimal():
+        raise ArgumentError(f"--device: {device!r}; expected cpu, or cuda:N as skipstone devices lists it")
+    return int(index)
 
 
 def _show(out: Any, figure: dict[str, Any], counts: Sequence[int]) -> None:
@@ -156,7 +229,8 @@ def _show(out: Any, figure: dict[str, Any], counts: Sequence[int]) -> None:
     from rich.table import Table
 
     n, k = figure["shape"]
-    out.print(f"[bold]{figure['type']}[/]  {n} x {k}, {figure['bytes'] / 1e6:.1f} MB, {figure['threads']} threads, read loop {figure['read_bytes_per_second'] / 1e9:.1f} GB/s")
+    out.print(f"[bold]{figure['type']}[/]  {n} x {k}, {figure['bytes'] / 1e6:.1f} MB, " +
+              (f"{figure['threads']} threads, read loop" if "threads" in figure else f"{figure['device']}, {figure['copies']} copies, reads") + f" {figure['read_bytes_per_second'] / 1e9:.1f} GB/s")
     table = Table("rows", *map(str, counts), box=None, header_style="dim", pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -165,5 +239,7 @@ def _show(out: Any, figure: dict[str, Any], counts: Sequence[int]) -> None:
     table.add_row(f"t(k)/t({counts[0]})", *(f"{c['relative']:.2f}" for c in cells))
     table.add_row("GB/s", *(f"{c['bytes_per_second'] / 1e9:.1f}" for c in cells))
     table.add_row("share", *(f"{c['share_of_read_bandwidth']:.0%}" for c in cells))
+    if "share_of_copy_bandwidth" in cells[0]:
+        table.add_row("of copy", *(f"{c['share_of_copy_bandwidth']:.0%}" for c in cells))
     table.add_row("GMAC/s", *(f"{c['gmacs_per_second']:.0f}" for c in cells))
     out.print(table)
