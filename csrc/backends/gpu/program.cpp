@@ -408,11 +408,10 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
   a.parts = shape.parts;
   a.tiles = (shape.longest * (a.heads / a.cache.kv_heads) + 8 * form.columns - 1) / (8 * form.columns);
   a.splits = shape.splits;
-  const int blocks = a.parts * a.tiles * a.splits * a.cache.kv_heads, shared = attention_shared(a.cache.head, a.cache.type, form.columns, 1);
+  const int blocks = a.parts * a.tiles * a.splits * a.cache.kv_heads;
   a.pieces = attention_pieces(a.cache.head, a.cache.type, form.columns, blocks);
-  // What the last block of a tile has to join, it joins alone.
-  a.joins = int64_t{8} * form.columns * a.splits * a.cache.head <= int64_t{8} << 10 || a.splits == 1;
-  if (shared > driver_->info().shared_a_block) throw ModelError("attention needs more shared memory than was found before");
+  // What the last block of a tile has to join, it joins alone. (There are counters for all tiles of a pass unless its parts are very unlike.)
+  a.joins = a.splits == 1 || (int64_t{8} * form.columns * a.splits * a.cache.head <= int64_t{16} << 10 && int64_t{4} * a.parts * a.tiles * a.cache.kv_heads <= arrived_.bytes());
   driver_->launch(form.name.c_str(), blocks, 256, &a, attention_shared(a.cache.head, a.cache.type, form.columns, a.pieces));
   if (!a.joins) driver_->launch("attention_join", (shape.rows * a.heads * ((a.cache.head + 31) / 32) + 7) / 8, 256, &a);
 }
