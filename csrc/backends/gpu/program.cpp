@@ -27,9 +27,10 @@ struct AttentionForm {
   std::string name;
   int columns;                           // groups of 8 queries
 };
-AttentionForm attention_form(int head, int type, int queries) {
-  const bool common = type == 1 && (head == 128 || head == 256);
-  int columns = queries <= 8 && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
+// blocks: a tile; room: blocks that the card runs at once. While there is room, tiles of 8 queries go side by side: they read the cache from its caches.
+AttentionForm attention_form(int head, int type, int queries, int blocks = 1, int room = 0) {
+  const bool common = type == 1 && (head == 128 || head == 256), few = queries <= 8 || (queries + 7) / 8 * blocks <= room;
+  const int columns = few && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
   const std::string size = common ? std::to_string(head) : head <= 128 ? "to_128" : head <= 256 ? "to_256" : "to_512";
   return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : in_blocks(type) ? "_blocks_" : "_f32_") + std::to_string(columns), columns};
 }
@@ -404,7 +405,7 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
   }
   a.stored = s.shares || (!a.borrows && shape.rows > most_rows);
   if (a.stored && !s.shares) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
-  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads));
+  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads), shape.parts * shape.splits * a.cache.kv_heads, 2 * driver_->info().processors);
   a.parts = shape.parts;
   a.tiles = (shape.longest * (a.heads / a.cache.kv_heads) + 8 * form.columns - 1) / (8 * form.columns);
   a.splits = shape.splits;
