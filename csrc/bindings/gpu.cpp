@@ -96,6 +96,7 @@ py::dict gpu_memory(int device) {
   py::dict out;
   out["free_bytes"] = free;
   out["copy_bytes_per_second"] = best;
+  out["read_bytes_per_second"] = read;
   out["to_card_bytes_per_second"] = to_card;
   out["from_card_bytes_per_second"] = from_card;
   out["meeting_seconds"] = meeting;
@@ -120,7 +121,7 @@ std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
 
 void bind_gpu(py::module_& m) {
   m.def("gpu_devices", &gpu_devices, "The graphics cards: dicts with name, description, memory (bytes), processors, capability and problem (empty: usable). Without a driver one dict with name and problem.");
-  m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes; copy_bytes_per_second, bytes read and written by its own copy; to_card and from_card_bytes_per_second; meeting_seconds, of 8 KiB there and back.");
+  m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes; copy_bytes_per_second, bytes read and written by its own copy; read_bytes_per_second; to_card and from_card_bytes_per_second; meeting_seconds, of 8 KiB there and back.");
   m.def("gpu_free_bytes", [](int device) { return gpu::open_cuda(device, image_path())->free_memory(); }, py::arg("device") = 0, py::call_guard<py::gil_scoped_release>(), "Memory of a card that nobody has taken.");
   m.def("gpu_weight_bytes", &gpu::device_bytes, py::arg("type"), py::arg("rows"), py::arg("columns"), "Memory of a matrix on a card.");
   m.def("gpu_operations", &GpuProgram::operations, "Kinds of operations that a card runs; the processor runs the others, or the whole model.");
