@@ -66,11 +66,12 @@ py::array_t<float> matmul(const FloatArray& x, const std::shared_ptr<Weight>& we
   QuantizedRows quantized;
   if (m.type->unpack) quantized.reserve(rows, columns, kernels);
   const Slices slices({&m});
+  Shares shares;
   ThreadPool::shared().run(threads > 0 ? threads : usable_cores(), [&](int member, Team& team) {
     if (m.type->unpack)
       for (int64_t r = rows * member / team.size(); r < rows * (member + 1) / team.size(); ++r) quantized.quantize(kernels, in + r * columns, columns, r, columns);
     team.barrier();
-    slices.share(member, team.size(), [&](size_t, int64_t first, int64_t last) {
+    slices.take(shares, member, team.size(), [&](size_t, int64_t first, int64_t last) {
       kernels.matmul({&m, quantized.rows(0, rows, columns, in), first, last, out + first * m.group_rows, m.rows});
     });
   });
