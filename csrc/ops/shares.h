@@ -7,7 +7,7 @@
 namespace skipstone {
 
 // Most of each member's share is its own; the rest goes piece by piece to whoever comes first. Members never run equally fast, least of all where others use
-// the machine too, and the slowest would hold up all: on 16 threads of a Xeon a fifth of a pass was waiting (measured), and 4 % so.
+// the machine too, and the slowest would hold up all: on 16 virtual cores of a Xeon a fifth of a pass was waiting (measured), and 4 % so.
 class Shares {
  public:
   void restart() { next_.store(0, std::memory_order_relaxed); }      // before the team starts

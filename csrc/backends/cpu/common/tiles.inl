@@ -6,7 +6,8 @@
 // unpacked to bytes once for 128 rows, whose activations stay in the second cache level, as much of the columns at a time as fits there.
 // Cost of a block of 16 x 32 weights: unpacking about 30 operations and 8 stores once; for sixteen rows one product of 16 cycles, sixteen lines of sums stored
 // and loaded again, and 3 (4 with minima) float operations a row: 24 to 32 cycles on two ports, so at best 256 to 340 multiplications a cycle,
-// where VNNI has 80.
+// where VNNI has 80. Measured on 16 virtual cores of a Xeon, in cycles of its 2.1 GHz time stamp counter: tile operations alone 60, float operations alone 39,
+// together 87 (in order 97; two products early 123; sums or activations away from each other's page offsets no better); within whole prompts about 130.
 
 static inline void write_results(const float* result, int64_t rows, float* y, int64_t y_stride, int64_t count);      // matmul.inl
 
