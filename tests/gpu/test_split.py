@@ -162,8 +162,8 @@ def test_loaded_over_two_cards() -> None:
 
 def test_memory_ends_while_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card that says it has more than it gives: a plan for less, until it fits."""
-    monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(24 << 20))
-    monkeypatch.setenv("SKIPSTONE_FAKE_CLAIM", str(24 << 20))
+    monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(10 << 20))
+    monkeypatch.setenv("SKIPSTONE_FAKE_CLAIM", str(40 << 20))
     monkeypatch.setenv("SKIPSTONE_FAKE_CARDS", "1")
     model = skipstone.load(bundled.QWEN35, draft=False, device="cuda:0", context=512)
     assert model.device == "cpu+cuda:0" and any("memory ran out" in note for note in model.plan.notes)
