@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", False] | str | os.
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME...), else none;
               a path: that drafter, which must fit; False: none
     device    "auto": the first card that works and can hold and run the model, else the processor (a warning says why, where a card is there);
-              "cpu": the processor; "cuda:0": an NVIDIA card (skipstone devices lists them)
+              "cpu": the processor; "cuda:0": an NVIDIA card; "hip:0": an AMD card (skipstone devices lists them)
     threads   None: as many as there are usable cores
     kv_type   what keys and values are kept in: "f16", "bf16" or "f32"; "q8_0" and "q4_0" take 53 % and 28 % of f16's memory, need heads of a
               multiple of 32 values and the processor, and change logits a little or visibly
@@ -148,12 +148,11 @@ def _program_maker(device: str) -> tuple[str, Callable[[dict[str, Any]], Any] | 
     if device == "cpu":
         return "cpu", None
     cards, usable = _native.gpu_devices(), usable_cards()
-    name = "cuda:0" if device == "cuda" else device
+    name = f"{device}:0" if device in ("cuda", "hip") else device
     if name not in usable:
-        problems = "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in cards if card["problem"] and name.startswith("cuda"))
+        problems = "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in cards if card["problem"] and name.partition(":")[0] == card["name"].partition(":")[0])
         raise DeviceError(f"device: {device!r}; available: {', '.join([d.name for d in devices()] + usable)}{problems}. Use device='auto'")
-    number = int(name.partition(":")[2])
-    return name, lambda spec: _native.GpuProgram(spec, number)
+    return name, lambda spec: _native.GpuProgram(spec, name)
 
 
 def _drafter(made: DrafterNetwork | None, file: ModelFile, threads: int, kv_type: str) -> Drafter | None:

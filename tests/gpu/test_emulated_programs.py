@@ -5,6 +5,7 @@ the cut of the prompt or the company.
 """
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -26,20 +27,36 @@ pytestmark = [pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (c++,
 VOCABULARY, HIDDEN = 50, 96
 
 
-@pytest.fixture(scope="module", autouse=True)
-def card(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("card")
-    command = [str(COMPILER), "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "-o", str(folder / "libcuda.so"),
-               str(Path(__file__).parent / "fake_cuda.cpp")]
+DEVICE = "cuda:0"      # test_emulated_hip.py has another
+
+
+def on_card(spec: dict[str, Any]) -> Any:
+    return _native.GpuProgram(spec, DEVICE)
+
+
+@functools.cache
+def build_card(folders: pytest.TempPathFactory, source: str, *more: str) -> Path:
+    """A driver's library over an emulated card, and beside it a file that passes for an image of kernels."""
+    folder = folders.mktemp("card")
+    out = folder / f"lib{'-'.join([Path(source).stem, *more]).replace('=', '-')}.so"
+    alone = [] if "clang" in Path(str(COMPILER)).name else ["-fno-gnu-unique"]      # two of them in one process share nothing
+    command = [str(COMPILER), "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", *alone, *more, f"-I{ROOT / 'csrc'}", "-o", str(out),
+               str(Path(__file__).parent / source)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and "ucontext" in built.stderr:
         pytest.skip(f"{COMPILER} has no ucontext.h, which the emulation switches fibers with")
     assert built.returncode == 0, built.stderr
     (folder / "image").write_bytes(b"\x7fELF" + bytes(60))
+    return out
+
+
+@pytest.fixture(scope="module", autouse=True)
+def card(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    library = build_card(tmp_path_factory, "fake_cuda.cpp")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIPSTONE_LIBCUDA", str(folder / "libcuda.so"))
-        patch.setenv("SKIPSTONE_GPU_IMAGE", str(folder / "image"))
-        yield folder
+        patch.setenv("SKIPSTONE_LIBCUDA", str(library))
+        patch.setenv("SKIPSTONE_GPU_IMAGE", str(library.with_name("image")))
+        yield library
 
 
 class Layers:
@@ -135,7 +152,7 @@ def logits(program: Any, sequence: Any, tokens: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("name", "kv_type"), [("plain", "f16"), ("sandwich", "f32"), ("recurrent", "f16")])
 def test_rows_cuts_and_the_cpu(name: str, kv_type: str) -> None:
     spec = SPECS[name]("Q8_0" if kv_type == "f32" else "Q5_0")
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     of_cpu, sequence = cpu.sequence(kv_type), gpu.sequence(kv_type)
     wanted = logits(cpu, of_cpu, TOKENS[:84])
     alone = np.concatenate([logits(gpu, sequence, TOKENS[i:i + 1]) for i in range(84)])
@@ -164,7 +181,7 @@ def test_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_company(name: str) -> None:
     spec = SPECS[name]("Q4_0")
-    gpu = _native.GpuProgram(spec, 0)
+    gpu = on_card(spec)
     one, two = gpu.sequence("bf16"), gpu.sequence("bf16")
     first, second = logits(gpu, one, TOKENS[:20]), logits(gpu, two, TOKENS[50:60])
     other = [gpu.sequence("bf16"), gpu.sequence("bf16")]
@@ -182,7 +199,7 @@ def check_company(name: str) -> None:
 def test_many_splits_of_the_cache() -> None:
     """More splits than are joined at once: heads of 512 are cut every 16 positions."""
     spec = plain("Q8_0", heads=1, kv_heads=1, head=512)
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     of_cpu, sequence = cpu.sequence("f16"), gpu.sequence("f16")
     wanted, got = logits(cpu, of_cpu, TOKENS[:146])[140:], logits(gpu, sequence, TOKENS[:146])[140:]
     assert np.abs(got - wanted).max() < 0.06 * np.abs(wanted).max()
@@ -194,20 +211,20 @@ def test_many_splits_of_the_cache() -> None:
 def test_few_kernels() -> None:
     """Five a layer where nothing stands in the way; the norm in front of the first and the one behind the last are their own."""
     layer = ["matmul_q8_0", "attention", "matmul_q8_0", "matmul_q8_0", "matmul_q8_0"]
-    assert _native.GpuProgram(plain("Q8_0"), 0).kernels == ["rows_in_order", *layer, *layer, "rows_in_order"]
+    assert on_card(plain("Q8_0")).kernels == ["rows_in_order", *layer, *layer, "rows_in_order"]
 
 
 def test_what_cannot_be_run_is_named() -> None:
     spec = plain("Q8_0")
     spec["ops"][1] = {**spec["ops"][1], "kind": "experts"}
     with pytest.raises(skipstone.errors.DeviceError, match="'experts' of this model cannot be run on a card yet; use device='cpu'"):
-        _native.GpuProgram(spec, 0)
+        on_card(spec)
 
 
 def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(1 << 20))
     with pytest.raises(skipstone.errors.DeviceError, match="has no memory left: .* of 1 MiB are free"):
-        _native.GpuProgram(plain("Q8_0"), 0)
+        on_card(plain("Q8_0"))
 
 
 def test_auto_takes_the_card_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
