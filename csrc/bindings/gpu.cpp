@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
 #include <string>
 #include <variant>
 
@@ -19,13 +20,32 @@ using gpu::GpuAppend;
 using gpu::GpuProgram;
 using gpu::GpuSequence;
 
-// The kernels lie beside this module, unless SKIPSTONE_GPU_IMAGE names another file. target: of an AMD card.
-std::string image_path(const std::string& target) {
+// The kernels lie beside this module, unless SKIPSTONE_GPU_IMAGE names another file.
+std::string image_path(const char* name) {
   if (const char* named = std::getenv("SKIPSTONE_GPU_IMAGE")) return named;
   Dl_info here{};
   dladdr(reinterpret_cast<const void*>(&image_path), &here);
   const std::string file = here.dli_fname ? here.dli_fname : "";
-  return file.substr(0, file.rfind('/') + 1) + "gpu/kernels" + (target.empty() ? ".fatbin" : "-" + target + ".co");
+  return file.substr(0, file.rfind('/') + 1) + "gpu/" + name;
+}
+constexpr const char *cuda_image = "kernels.fatbin", *hip_image = "kernels-hip.xz";
+
+// The code object of an AMD architecture: from what hip/pack.py wrote, or the file itself. Empty: there is none.
+std::string code_object(const std::string& target) {
+  const std::string path = image_path(hip_image);
+  std::ifstream file(path, std::ios::binary);
+  std::string image((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (image.compare(0, 6, std::string("\xfd" "7zXZ\0", 6))) return image;
+  {
+    const py::gil_scoped_acquire locked;
+    image = py::cast<std::string>(py::module_::import("lzma").attr("decompress")(py::bytes(image)));
+  }
+  const size_t data = image.find("\n\n");
+  std::istringstream index(image.substr(0, data == std::string::npos ? 0 : data));
+  std::string name;
+  for (size_t at = 0, bytes = 0; index >> name >> at >> bytes;)
+    if (name == target) return image.substr(std::min(data + 2 + at, image.size()), bytes);
+  return "";
 }
 
 // "cuda:0", "hip:0"; a number alone is an NVIDIA card's.
@@ -35,10 +55,7 @@ std::shared_ptr<gpu::Driver> open_card(const std::string& name) {
   if ((kind != "cuda" && kind != "hip") || number.empty() || number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos)
     throw ArgumentError("device: '" + name + "'; expected cuda:N or hip:N");
   const int index = std::stoi(number);
-  if (kind == "cuda") return gpu::open_cuda(index, image_path(""));
-  std::string reason;
-  const auto cards = gpu::hip_devices(reason);
-  return gpu::open_hip(index, image_path(index < static_cast<int>(cards.size()) ? cards[static_cast<size_t>(index)].target : "none"));
+  return kind == "cuda" ? gpu::open_cuda(index, image_path(cuda_image)) : gpu::open_hip(index, code_object);
 }
 std::shared_ptr<gpu::Driver> open_card(const std::variant<int, std::string>& device) {
   return open_card(std::holds_alternative<int>(device) ? "cuda:" + std::to_string(std::get<int>(device)) : std::get<std::string>(device));
@@ -59,7 +76,7 @@ void list_cards(py::list& out, const char* kind, std::vector<gpu::DeviceInfo> (*
     item["processors"] = d.processors;
     if (d.target.empty()) item["capability"] = py::make_tuple(d.major, d.minor);
     else item["target"] = d.target;
-    item["problem"] = !d.problem.empty() || std::ifstream(image_path(d.target)).good() ? d.problem : no_kernels;
+    item["problem"] = !d.problem.empty() || std::ifstream(image_path(d.target.empty() ? cuda_image : hip_image)).good() ? d.problem : no_kernels;
     out.append(item);
   }
   if (reason.empty()) return;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -50,6 +51,6 @@ class Driver {
 std::vector<DeviceInfo> cuda_devices(std::string& reason);
 std::vector<DeviceInfo> hip_devices(std::string& reason);
 std::shared_ptr<Driver> open_cuda(int index, const std::string& image_path);      // the same object for the same card
-std::shared_ptr<Driver> open_hip(int index, const std::string& image_path);       // image_path: its architecture's code object
+std::shared_ptr<Driver> open_hip(int index, const std::function<std::string(const std::string&)>& image);      // image: the code object of an architecture; empty: none
 
 }  // namespace skipstone::gpu

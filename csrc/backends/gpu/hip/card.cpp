@@ -1,7 +1,5 @@
 // A card through AMD's HIP runtime.
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <mutex>
 
@@ -34,12 +32,11 @@ DeviceInfo describe(int index, const hip::Card& card) {
 
 class HipDriver final : public Driver {
  public:
-  HipDriver(const hip::Driver& driver, int index, const hip::Card& card, const std::string& image_path) : f_(driver), index_(index), info_(describe(index, card)) {
+  HipDriver(const hip::Driver& driver, int index, const hip::Card& card, const std::function<std::string(const std::string&)>& find_image) : f_(driver), index_(index), info_(describe(index, card)) {
     if (!info_.problem.empty()) throw DeviceError(info_.name + " (" + info_.description + ") cannot be used: " + info_.problem);
-    std::ifstream file(image_path, std::ios::binary);
-    const std::string image((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    const std::string image = find_image(info_.target);
     if (image.size() < 16 || memcmp(image.data(), "\x7f" "ELF", 4))
-      throw DeviceError(info_.name + ": this installation has no kernels for it (" + image_path + "); install skipstone where clang-19 and lld-19 are present, with SKIPSTONE_HIP=ON");
+      throw DeviceError(info_.name + ": this installation has no kernels for it (" + info_.target + "); install skipstone where clang-19 and lld-19 are present, with SKIPSTONE_HIP=ON");
     enter();
     const hip::Result loaded = f_.hipModuleLoadData(&module_, image.data());
     if (loaded == no_image_for_device || loaded == invalid_image)
@@ -173,7 +170,7 @@ std::vector<DeviceInfo> hip_devices(std::string& reason) {
   return all;
 }
 
-std::shared_ptr<Driver> open_hip(int index, const std::string& image_path) {
+std::shared_ptr<Driver> open_hip(int index, const std::function<std::string(const std::string&)>& image) {
   static std::mutex mutex;
   static std::map<int, std::weak_ptr<Driver>> open;
   std::lock_guard<std::mutex> lock(mutex);
@@ -185,8 +182,7 @@ std::shared_ptr<Driver> open_hip(int index, const std::string& image_path) {
   const std::string name = "hip:" + std::to_string(index);
   if (!table || cards.empty()) throw DeviceError(name + ": " + why);
   if (index < 0 || index >= static_cast<int>(cards.size())) throw DeviceError(name + ": this machine has " + std::to_string(cards.size()) + " AMD cards, counted from 0");
-  const hip::Card& card = cards[static_cast<size_t>(index)];
-  open[index] = driver = std::make_shared<HipDriver>(*table, index, card, image_path);
+  open[index] = driver = std::make_shared<HipDriver>(*table, index, cards[static_cast<size_t>(index)], image);
   return driver;
 }
 
