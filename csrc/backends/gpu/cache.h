@@ -6,7 +6,7 @@
 namespace skipstone::gpu {
 
 SK_DEVICE void* chunk_of(const unsigned long long* chunks, int capacity, const Cache& c, int chunk) {
-  return reinterpret_cast<void*>(chunks[i64(c.state) * capacity + (c.ring ? chunk % c.ring : chunk)]);
+  return device_pointer(from_device(chunks + (i64(c.state) * capacity + (c.ring ? chunk % c.ring : chunk))));
 }
 
 // Four values side by side; i is a multiple of 4.

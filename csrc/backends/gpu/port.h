@@ -52,6 +52,23 @@ template <class To, class From> SK_DEVICE To bits(From v) {
   return out;
 }
 
+// For pointers that came out of memory or a choice: what they point to is the card's memory. AMD's compiler, else, asks at every access which is meant.
+#if SK_AMD
+template <class T> using Global = __attribute__((address_space(1))) T;
+SK_DEVICE void* device_pointer(unsigned long long address) { return (void*)reinterpret_cast<Global<void>*>(address); }
+template <class T> SK_DEVICE T from_device(const T* p) { return *(const Global<T>*)p; }
+template <class T> SK_DEVICE void to_device(T* p, T v) { *(Global<T>*)p = v; }
+typedef u32 FourWords __attribute__((ext_vector_type(4)));
+template <> SK_DEVICE U4 from_device(const U4* p) {
+  const FourWords v = *(const Global<FourWords>*)p;
+  return {v.x, v.y, v.z, v.w};
+}
+#else
+SK_DEVICE void* device_pointer(unsigned long long address) { return reinterpret_cast<void*>(address); }
+template <class T> SK_DEVICE T from_device(const T* p) { return *p; }
+template <class T> SK_DEVICE void to_device(T* p, T v) { *p = v; }
+#endif
+
 #if SK_CUDA
 SK_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
 SK_DEVICE int block() { return static_cast<int>(blockIdx.x); }
@@ -153,12 +170,11 @@ SK_DEVICE void stay_in_order() {
 SK_DEVICE void settle(float& v) { asm volatile("" : "+v"(v)); }
 extern "C" __attribute__((shared, aligned(16))) u8 skipstone_dynamic[];
 SK_DEVICE u8* dynamic_shared() { return reinterpret_cast<u8*>(&skipstone_dynamic[0]); }
-SK_DEVICE void copy_later(u8* to, const u8* from) { *reinterpret_cast<U4*>(to) = *reinterpret_cast<const U4*>(from); }
+SK_DEVICE void copy_later(u8* to, const u8* from) { *reinterpret_cast<U4*>(to) = from_device(reinterpret_cast<const U4*>(from)); }
 SK_DEVICE void close_copies() {}
 template <int LEFT> SK_DEVICE void wait_copies() {}
 SK_DEVICE U4 load_once(const u8* from) {                      // past the caches: weights are read once
-  typedef u32 Four __attribute__((ext_vector_type(4)));
-  const Four v = __builtin_nontemporal_load(reinterpret_cast<const Four*>(from));
+  const FourWords v = __builtin_nontemporal_load((const Global<FourWords>*)from);
   return {v.x, v.y, v.z, v.w};
 }
 SK_DEVICE bool arrives_last(i32* counter, i32 of) {
@@ -323,7 +339,7 @@ struct Columns {
   U4 q[2][4];                                    // [column][position / 4 % 4]: both halves of both blocks
   static SK_DEVICE int offset() { return 128 * (thread() & 3); }
   SK_DEVICE void load(const u8* from) {
-    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = *reinterpret_cast<const U4*>(from + 16 * i);
+    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = from_device(reinterpret_cast<const U4*>(from + 16 * i));
   }
   SK_DEVICE u32 word(int column, int i, int block, int half) const {
     const U4& v = q[column][i];
