@@ -33,7 +33,7 @@ def build(folder: Path, wave: str) -> ctypes.CDLL:
     if compiler is None:
         pytest.skip("no C++ compiler (c++, g++, clang++ or $CXX) is here to build the emulated kernels with")
     out = folder / f"{wave}.so"
-    sources = [str(GPU / "emulated.cpp"), str(GPU / "layout.cpp")]
+    sources = [str(GPU / "emulated.cpp"), str(GPU / "layout.cpp"), str(Path(__file__).parent / "scalar_matmul.cpp")]
     command = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", *WAVES[wave], "-o", str(out), *sources]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and "ucontext" in built.stderr:
@@ -155,6 +155,21 @@ def check(library: ctypes.CDLL, name: str, outputs: int, columns: int, rows: int
     bound = np.abs(seen) @ parts(name, data, w).T * steps * 2.0**-24 * 1.01 + 1e-30
     error = np.abs(got - seen @ w.T)
     assert (error <= bound).all(), (name, np.argwhere(~(error <= bound))[:3], np.nanmax(error / bound))
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("outputs", "columns", "rows"), [(37, 1280, 3), (16, 4352, 9), (5, 2304, 16)])
+def test_has_the_bits_of_the_scalar_reference(library: ctypes.CDLL, name: str, outputs: int, columns: int, rows: int) -> None:
+    """scalar_matmul.cpp adds what the file's blocks say, one after the other; every form and order of threads must give that, bit for bit."""
+    rng = np.random.default_rng(outputs)
+    data = file_blocks(rng, name, outputs, columns)
+    x = Activations(library, rng.standard_normal((rows, columns)).astype(np.float32))
+    q, scale, total = (np.ascontiguousarray(v[:, :columns // 32]) for v in x.plain())
+    want = np.empty((rows, outputs), np.float32)
+    library.scalar_matmul(TYPES[name], pointer(data), ctypes.c_int64(data.shape[1]), outputs, columns // 32, rows, pointer(q), pointer(scale), pointer(total), pointer(want))
+    packed = pack(library, name, data, columns)
+    for seed in (1, 2, 3):
+        assert matmul(library, name, packed, outputs, x, seed=seed).tobytes() == want.tobytes(), seed
 
 
 @pytest.mark.parametrize("name", TYPES)
