@@ -84,6 +84,7 @@ SK_DEVICE float from_half(u32 h) {
   return f;
 }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return __shfl_xor_sync(~0u, v, MASK, 32); }
+SK_DEVICE u32 from_lane(u32 v, int lane) { return __shfl_sync(~0u, v, lane, 32); }
 SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 // Programmatic dependent launch: weights may be asked for before the kernel in front has finished, activations may not.
 SK_DEVICE void let_next_start() {
@@ -157,6 +158,10 @@ template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) {
 #endif
 }
 template <int I> SK_DEVICE u32 of_quad(u32 v) { return move_lanes<I * 0x55>(v); }      // what lane I of the own four has
+SK_DEVICE u32 from_lane(u32 v, int lane) {                    // of the own group of 32
+  const int self = static_cast<int>(__builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0u)));
+  return static_cast<u32>(__builtin_amdgcn_ds_bpermute(4 * ((self & ~31) | lane), static_cast<int>(v)));
+}
 SK_DEVICE void meet_lanes() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
   __builtin_amdgcn_wave_barrier();
@@ -192,6 +197,7 @@ SK_DEVICE u32 bytes_of(u32 a, u32 b, u32 selector) {          // v_perm_b32 coun
 SK_DEVICE int thread() { return emulate::thread(); }
 SK_DEVICE int block() { return emulate::block(); }
 SK_DEVICE void barrier() { emulate::barrier(); }
+SK_DEVICE u32 from_lane(u32 v, int lane) { return emulate::from_lane(v, lane); }
 template <int I> SK_DEVICE u32 of_quad(u32 v) { return emulate::from_lane(v, (emulate::thread() & 28) | I); }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return emulate::from_lane(v, (emulate::thread() & 31) ^ MASK); }
 SK_DEVICE void meet_lanes() { emulate::meet_lanes(); }
@@ -338,8 +344,9 @@ constexpr bool bytes_above_127 = emulate::mixed_dot;
 struct Columns {
   U4 q[2][4];                                    // [column][position / 4 % 4]: both halves of both blocks
   static SK_DEVICE int offset() { return 128 * (thread() & 3); }
-  SK_DEVICE void load(const u8* from) {
-    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = from_device(reinterpret_cast<const U4*>(from + 16 * i));
+  SK_DEVICE void load(const u8* from) { load(from, from + 64); }
+  SK_DEVICE void load(const u8* column0, const u8* column1) {      // which lie anywhere
+    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = from_device(reinterpret_cast<const U4*>((i < 4 ? column0 : column1) + 16 * (i & 3)));
   }
   SK_DEVICE u32 word(int column, int i, int block, int half) const {
     const U4& v = q[column][i];
