@@ -248,8 +248,12 @@ constexpr bool bytes_above_127 = true;           // a's, where they are unsigned
 // b0, b1: column g, positions 4t .. and 16 + 4t .., of both blocks.
 struct Columns {
   U4 q;
-  static SK_DEVICE int offset() { return 16 * (thread() & 31); }
+  static constexpr int count = 1;                // columns that a lane reads: column(0); of each what lies within(column) bytes into its group of 8
+  static SK_DEVICE int column(int) { return (thread() & 31) >> 2; }
+  static SK_DEVICE int within(int column) { return 64 * (column & 7) + 16 * (thread() & 3); }
+  static SK_DEVICE int offset() { return within(column(0)); }
   SK_DEVICE void load(const u8* from) { q = *reinterpret_cast<const U4*>(from); }
+  SK_DEVICE void load(const u8* from, const i32 (&at)[count]) { load(from + at[0]); }      // columns that lie anywhere
   SK_DEVICE u32 word(int block, int half) const { return block ? (half ? q.w : q.z) : half ? q.y : q.x; }
 };
 #endif
@@ -343,10 +347,13 @@ constexpr bool bytes_above_127 = emulate::mixed_dot;
 #endif
 struct Columns {
   U4 q[2][4];                                    // [column][position / 4 % 4]: both halves of both blocks
-  static SK_DEVICE int offset() { return 128 * (thread() & 3); }
-  SK_DEVICE void load(const u8* from) { load(from, from + 64); }
-  SK_DEVICE void load(const u8* column0, const u8* column1) {      // which lie anywhere
-    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = from_device(reinterpret_cast<const U4*>((i < 4 ? column0 : column1) + 16 * (i & 3)));
+  static constexpr int count = 2;
+  static SK_DEVICE int column(int i) { return 2 * (thread() & 3) + i; }
+  static SK_DEVICE int within(int column) { return 64 * (column & 7); }
+  static SK_DEVICE int offset() { return within(column(0)); }
+  SK_DEVICE void load(const u8* from) { load(from, {0, 64}); }
+  SK_DEVICE void load(const u8* from, const i32 (&at)[count]) {
+    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = from_device(reinterpret_cast<const U4*>(from + at[i >> 2] + 16 * (i & 3)));
   }
   SK_DEVICE u32 word(int column, int i, int block, int half) const {
     const U4& v = q[column][i];
