@@ -267,6 +267,7 @@ struct Canonical {
               }
             }
         }
+        acc[of].settle();
       }
     }
   }
