@@ -4,6 +4,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <sstream>
+#include <string>
+#include <variant>
 
 #include "backends/gpu/program.h"
 #include "bindings/run.h"
@@ -18,21 +21,52 @@ using gpu::GpuProgram;
 using gpu::GpuSequence;
 
 // The kernels lie beside this module, unless SKIPSTONE_GPU_IMAGE names another file.
-std::string image_path() {
+std::string image_path(const char* name) {
   if (const char* named = std::getenv("SKIPSTONE_GPU_IMAGE")) return named;
   Dl_info here{};
   dladdr(reinterpret_cast<const void*>(&image_path), &here);
   const std::string file = here.dli_fname ? here.dli_fname : "";
-  return file.substr(0, file.rfind('/') + 1) + "gpu/kernels.fatbin";
+  return file.substr(0, file.rfind('/') + 1) + "gpu/" + name;
+}
+constexpr const char *cuda_image = "kernels.fatbin", *hip_image = "kernels-hip.xz";
+
+// The code object of an AMD architecture: from what hip/pack.py wrote, or the file itself. Empty: there is none.
+std::string code_object(const std::string& target) {
+  const std::string path = image_path(hip_image);
+  std::ifstream file(path, std::ios::binary);
+  std::string image((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (image.compare(0, 6, std::string("\xfd" "7zXZ\0", 6))) return image;
+  {
+    const py::gil_scoped_acquire locked;
+    image = py::cast<std::string>(py::module_::import("lzma").attr("decompress")(py::bytes(image)));
+  }
+  const size_t data = image.find("\n\n");
+  std::istringstream index(image.substr(0, data == std::string::npos ? 0 : data));
+  std::string name;
+  for (size_t at = 0, bytes = 0; index >> name >> at >> bytes;)
+    if (name == target) return image.substr(std::min(data + 2 + at, image.size()), bytes);
+  return "";
 }
 
-py::list gpu_devices() {
+// "cuda:0", "hip:0"; a number alone is an NVIDIA card's.
+std::shared_ptr<gpu::Driver> open_card(const std::string& name) {
+  const size_t colon = name.find(':');
+  const std::string kind = colon == std::string::npos ? "cuda" : name.substr(0, colon), number = colon == std::string::npos ? name : name.substr(colon + 1);
+  if ((kind != "cuda" && kind != "hip") || number.empty() || number.size() > 4 || number.find_first_not_of("0123456789") != std::string::npos)
+    throw ArgumentError("device: '" + name + "'; expected cuda:N or hip:N");
+  const int index = std::stoi(number);
+  return kind == "cuda" ? gpu::open_cuda(index, image_path(cuda_image)) : gpu::open_hip(index, code_object);
+}
+std::shared_ptr<gpu::Driver> open_card(const std::variant<int, std::string>& device) {
+  return open_card(std::holds_alternative<int>(device) ? "cuda:" + std::to_string(std::get<int>(device)) : std::get<std::string>(device));
+}
+
+void list_cards(py::list& out, const char* kind, std::vector<gpu::DeviceInfo> (*find)(std::string&), const char* no_kernels) {
   std::string reason;
-  py::list out;
   std::vector<gpu::DeviceInfo> devices;
   {
     py::gil_scoped_release unlocked;
-    devices = gpu::cuda_devices(reason);
+    devices = find(reason);
   }
   for (const auto& d : devices) {
     py::dict item;
@@ -40,16 +74,22 @@ py::list gpu_devices() {
     item["description"] = d.description;
     item["memory"] = d.memory;
     item["processors"] = d.processors;
-    item["capability"] = py::make_tuple(d.major, d.minor);
-    item["problem"] = !d.problem.empty() || std::ifstream(image_path()).good() ? d.problem : "this installation has no kernels for it; install skipstone where nvcc is present, with SKIPSTONE_CUDA=ON";
+    if (d.target.empty()) item["capability"] = py::make_tuple(d.major, d.minor);
+    else item["target"] = d.target;
+    item["problem"] = !d.problem.empty() || std::ifstream(image_path(d.target.empty() ? cuda_image : hip_image)).good() ? d.problem : no_kernels;
     out.append(item);
   }
-  if (!reason.empty()) {
-    py::dict item;
-    item["name"] = "cuda";
-    item["problem"] = reason;
-    out.append(item);
-  }
+  if (reason.empty()) return;
+  py::dict item;
+  item["name"] = kind;
+  item["problem"] = reason;
+  out.append(item);
+}
+
+py::list gpu_devices() {
+  py::list out;
+  list_cards(out, "cuda", gpu::cuda_devices, "this installation has no kernels for it; install skipstone where nvcc is present, with SKIPSTONE_CUDA=ON");
+  list_cards(out, "hip", gpu::hip_devices, "this installation has no kernels for it; install skipstone where clang-19 and lld-19 are present, with SKIPSTONE_HIP=ON");
   return out;
 }
 
@@ -62,12 +102,12 @@ template <class Work> double seconds(const std::shared_ptr<gpu::Driver>& driver,
 }
 
 // What plans are made with: a card's own copy of memory and a kernel that reads it, copies from and to the host, and a short message there and back; the best of a few.
-py::dict gpu_memory(int device) {
+py::dict gpu_memory(const std::variant<int, std::string>& device) {
   double best = 0, read = 0, to_card = 0, from_card = 0, meeting = 1;
   int64_t free = 0;
   {
     py::gil_scoped_release unlocked;
-    const auto driver = gpu::open_cuda(device, image_path());
+    const auto driver = open_card(device);
     free = driver->free_memory();
     const int64_t bytes = std::min<int64_t>(int64_t{512} << 20, free / 4);
     const gpu::Memory from(driver, bytes), to(driver, bytes);
@@ -103,14 +143,14 @@ py::dict gpu_memory(int device) {
   return out;
 }
 
-std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
+std::unique_ptr<GpuProgram> make_program(const py::dict& spec, const std::variant<int, std::string>& device) {
   std::vector<StateSpec> states;
   for (const py::handle s : py::cast<py::list>(spec["states"])) states.push_back(state_of(py::cast<py::dict>(s)));
   std::vector<Attributes> operations;
   for (const py::handle op : py::cast<py::list>(spec["ops"])) operations.push_back(attributes_of(py::cast<py::dict>(op)));
   auto widths = py::cast<std::vector<int64_t>>(spec["widths"]);
   py::gil_scoped_release unlocked;
-  auto program = std::make_unique<GpuProgram>(gpu::open_cuda(device, image_path()), std::move(widths), std::move(states), operations);
+  auto program = std::make_unique<GpuProgram>(open_card(device), std::move(widths), std::move(states), operations);
   for (const Attributes& a : operations)
     for (const auto& [name, list] : a.weights)
       for (const auto& weight : list) check_mapped(weight->data());      // they are on the card now
@@ -120,9 +160,9 @@ std::unique_ptr<GpuProgram> make_program(const py::dict& spec, int device) {
 }  // namespace
 
 void bind_gpu(py::module_& m) {
-  m.def("gpu_devices", &gpu_devices, "The graphics cards: dicts with name, description, memory (bytes), processors, capability and problem (empty: usable). Without a driver one dict with name and problem.");
+  m.def("gpu_devices", &gpu_devices, "The graphics cards: dicts with name (cuda:N, hip:N), description, memory (bytes), processors, capability (AMD: target) and problem (empty: usable). For a driver that is not there one dict with name and problem.");
   m.def("gpu_memory", &gpu_memory, py::arg("device") = 0, "Of a card: free_bytes; copy_bytes_per_second, bytes read and written by its own copy; read_bytes_per_second; to_card and from_card_bytes_per_second; meeting_seconds, of 8 KiB there and back.");
-  m.def("gpu_free_bytes", [](int device) { return gpu::open_cuda(device, image_path())->free_memory(); }, py::arg("device") = 0, py::call_guard<py::gil_scoped_release>(), "Memory of a card that nobody has taken.");
+  m.def("gpu_free_bytes", [](const std::variant<int, std::string>& device) { return open_card(device)->free_memory(); }, py::arg("device") = 0, py::call_guard<py::gil_scoped_release>(), "Memory of a card that nobody has taken.");
   m.def("gpu_weight_bytes", &gpu::device_bytes, py::arg("type"), py::arg("rows"), py::arg("columns"), "Memory of a matrix on a card.");
   m.def("gpu_operations", &GpuProgram::operations, "Kinds of operations that a card runs; the processor runs the others, or the whole model.");
   py::class_<GpuSequence>(m, "GpuSequence", "What a program on a card remembers of one text.")

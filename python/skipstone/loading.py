@@ -72,8 +72,8 @@ def load(path: str | os.PathLike[str], draft: Literal["auto", "ngram", False] | 
     draft     "auto": the file's own drafting head, else a companion beside it (NAME-assistant..., mtp-NAME..., NAME-dflash...), else none;
               "ngram": from the text's own repetitions; a path: that drafter, which must fit; False: none
     device    "auto": the cards that work, as many as the model needs, and the processor for what has no room on them (a warning says
-              why, where a card is there and cannot run the model); "cpu": the processor alone; "cuda:0": that NVIDIA card
-              (skipstone devices lists them) and the processor
+              why, where a card is there and cannot run the model); "cpu": the processor alone; "cuda:0", "hip:0": that NVIDIA or
+              AMD card (skipstone devices lists them) and the processor
     threads   None: as many as there are usable cores
     kv_type   what keys and values are kept in: "f16", "bf16" or "f32"; "q8_0" and "q4_0" take 53 % and 28 % of f16's memory, need heads of a
               multiple of 32 values and the processor, and change logits a little or visibly
@@ -265,14 +265,16 @@ def _check_kv_type(kv_type: str, file: ModelFile, network: Network) -> None:
 def _card_name(device: str) -> str:
     """The name of a card that can be used. DeviceError."""
     usable = usable_cards()
-    name = "cuda:0" if device == "cuda" else device
+    name = f"{device}:0" if device in ("cuda", "hip") else device
     if name not in usable:
-        raise DeviceError(f"device: {device!r}; available: {', '.join(['cpu', *usable])}{_problems() if name.startswith('cuda') else ''}. Use device='auto'")
+        kind = name.partition(":")[0]
+        raise DeviceError(f"device: {device!r}; available: {', '.join(['cpu', *usable])}{_problems(kind) if kind in ('cuda', 'hip') else ''}. Use device='auto'")
     return name
 
 
-def _problems() -> str:
-    return "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in _native.gpu_devices() if card["problem"])
+def _problems(kind: str = "") -> str:
+    """Why cards cannot be used. kind: "cuda" or "hip" alone."""
+    return "".join(f"; {card['name']}: {card['problem'].rstrip('.')}" for card in _native.gpu_devices() if card["problem"] and card["name"].startswith(kind))
 
 
 def _drafter(made: DrafterNetwork | None, network: Network, file: ModelFile, threads: int, kv_type: str) -> Drafter | None:

@@ -23,9 +23,10 @@ def test_json() -> None:
 
 def test_what_cannot_be_used() -> None:
     cards = [{"name": "cuda", "problem": "The driver was not found (libcuda.so.1: no such file); install the driver."},
-             {"name": "cuda:0", "problem": ""}, {"name": "cuda:1", "problem": "compute capability 6.1 is too old; 7.5 or newer is needed"}]
+             {"name": "hip", "problem": "AMD's HIP runtime shows no card; load the kernel driver."}, {"name": "cuda:0", "problem": ""}, {"name": "cuda:1", "problem": "compute capability 6.1 is too old; 7.5 or newer is needed"}]
     missing = {m["name"]: (m["reason"], m["fix"]) for m in devices._unavailable(cards, ["avx2", "generic"])}
     assert set(missing) == {"amx", "avx512", "avxvnni", "CUDA", "cuda:1", "HIP"}
+    assert missing["HIP"] == ("AMD's HIP runtime shows no card", "load the kernel driver")
     assert missing["CUDA"] == ("The driver was not found (libcuda.so.1: no such file)", "install the driver") and missing["cuda:1"][1] == "7.5 or newer is needed"
     assert "avx2" in missing["avx512"][1]
 

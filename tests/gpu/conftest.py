@@ -1,4 +1,4 @@
-"""The emulated card is built once for all of these tests."""
+"""The emulated NVIDIA card is built once for all of these tests."""
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,4 @@
-"""A libcuda of our own (fake_cuda.cpp) in the driver's place."""
+"""Drivers of our own in the vendors' place: a libcuda (fake_cuda.cpp) and a libamdhip64 (fake_hip.cpp) over emulated cards."""
 from __future__ import annotations
 
 import os
@@ -14,12 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPILER = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
 
 
-def build(folder: Path) -> Path:
-    """The library and an image in `folder`; skips the test where it cannot be built."""
+def build(folder: Path, source: str = "fake_cuda.cpp", *more: str) -> Path:
+    """The library and an image in `folder`; skips the test where it cannot be built. more: the compiler's arguments."""
     if COMPILER is None:
         pytest.skip("no C++ compiler (c++, g++, clang++ or $CXX) is here to build the emulated card with")
-    command = [COMPILER, "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "-o", str(folder / "libcuda.so"),
-               str(Path(__file__).parent / "fake_cuda.cpp")]
+    alone = [] if "clang" in Path(COMPILER).name else ["-fno-gnu-unique"]      # two of them in one process share nothing
+    command = [COMPILER, "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", *alone, *more, f"-I{ROOT / 'csrc'}", "-o", str(folder / "libcard.so"),
+               str(Path(__file__).parent / source)]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and "ucontext" in built.stderr:
         pytest.skip(f"{COMPILER} has no ucontext.h, which the emulation switches fibers with")
@@ -29,9 +30,10 @@ def build(folder: Path) -> Path:
 
 
 @contextmanager
-def emulated(folder: Path) -> Iterator[None]:
-    """With the library in `folder` as NVIDIA's driver."""
+def emulated(nvidia: Path, amd: Path | None = None) -> Iterator[None]:
+    """With the library in `nvidia` as NVIDIA's driver and the one in `amd` as AMD's runtime; None: there is no AMD card."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SKIPSTONE_LIBCUDA", str(folder / "libcuda.so"))
-        patch.setenv("SKIPSTONE_GPU_IMAGE", str(folder / "image"))
+        patch.setenv("SKIPSTONE_LIBCUDA", str(nvidia / "libcard.so"))
+        patch.setenv("SKIPSTONE_LIBAMDHIP64", str(amd / "libcard.so") if amd else "off")
+        patch.setenv("SKIPSTONE_GPU_IMAGE", str(nvidia / "image"))
         yield

@@ -1,6 +1,7 @@
 """The GPU kernels' own source, compiled for the CPU with a fiber a GPU thread: against float64, row by row, form by form, and the packing bit by bit.
 
-No card and no GPU compiler is needed; the int8 matrix instruction is replaced by a function with the same fragments.
+No card and no GPU compiler is needed; the int8 matrix instruction is replaced by a function with the same fragments. NVIDIA's form of the kernels, and
+AMD's with waves of 32 and of 64; the seed of a run orders blocks and threads anew.
 """
 from __future__ import annotations
 
@@ -19,14 +20,21 @@ GPU = ROOT / "csrc" / "backends" / "gpu"
 TYPES = {"Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "Q5_K": 13, "Q4_0": 2, "Q5_0": 6}
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+WAVES = {"nvidia": [], "amd32": ["-DSK_EMULATED_WAVE=32"], "amd64": ["-DSK_EMULATED_WAVE=64"]}
+
+
+@pytest.fixture(scope="module", params=WAVES)
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return build(tmp_path_factory.mktemp("gpu"), request.param)
+
+
+def build(folder: Path, wave: str) -> ctypes.CDLL:
     compiler = next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
     if compiler is None:
         pytest.skip("no C++ compiler (c++, g++, clang++ or $CXX) is here to build the emulated kernels with")
-    out = tmp_path_factory.mktemp("gpu") / "emulated.so"
-    sources = [str(GPU / "emulated.cpp"), str(GPU / "layout.cpp")]
-    command = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", "-o", str(out), *sources]
+    out = folder / f"{wave}.so"
+    sources = [str(GPU / "emulated.cpp"), str(GPU / "layout.cpp"), str(Path(__file__).parent / "scalar_matmul.cpp")]
+    command = [compiler, "-std=c++20", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}", *WAVES[wave], "-o", str(out), *sources]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and "ucontext" in built.stderr:
         pytest.skip(f"{compiler} has no ucontext.h, which the emulation switches fibers with")
@@ -147,6 +155,21 @@ def check(library: ctypes.CDLL, name: str, outputs: int, columns: int, rows: int
     bound = np.abs(seen) @ parts(name, data, w).T * steps * 2.0**-24 * 1.01 + 1e-30
     error = np.abs(got - seen @ w.T)
     assert (error <= bound).all(), (name, np.argwhere(~(error <= bound))[:3], np.nanmax(error / bound))
+
+
+@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize(("outputs", "columns", "rows"), [(37, 1280, 3), (16, 4352, 9), (5, 2304, 16)])
+def test_has_the_bits_of_the_scalar_reference(library: ctypes.CDLL, name: str, outputs: int, columns: int, rows: int) -> None:
+    """scalar_matmul.cpp adds what the file's blocks say, one after the other; every form and order of threads must give that, bit for bit."""
+    rng = np.random.default_rng(outputs)
+    data = file_blocks(rng, name, outputs, columns)
+    x = Activations(library, rng.standard_normal((rows, columns)).astype(np.float32))
+    q, scale, total = (np.ascontiguousarray(v[:, :columns // 32]) for v in x.plain())
+    want = np.empty((rows, outputs), np.float32)
+    library.scalar_matmul(TYPES[name], pointer(data), ctypes.c_int64(data.shape[1]), outputs, columns // 32, rows, pointer(q), pointer(scale), pointer(total), pointer(want))
+    packed = pack(library, name, data, columns)
+    for seed in (1, 2, 3):
+        assert matmul(library, name, packed, outputs, x, seed=seed).tobytes() == want.tobytes(), seed
 
 
 @pytest.mark.parametrize("name", TYPES)

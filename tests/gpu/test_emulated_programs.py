@@ -21,6 +21,13 @@ from emulation import emulated
 VOCABULARY, HIDDEN = 50, 96
 
 
+DEVICE = "cuda:0"      # test_emulated_hip.py has another
+
+
+def on_card(spec: dict[str, Any]) -> Any:
+    return _native.GpuProgram(spec, DEVICE)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def card(emulated_card: Path) -> Iterator[Path]:
     with emulated(emulated_card):
@@ -186,7 +193,7 @@ def logits(program: Any, sequence: Any, tokens: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("name", "kv_type"), [("plain", "f16"), ("sandwich", "f32"), ("recurrent", "f16"), ("mixture", "q8_0"), ("branches", "f16"), ("shares", "q4_0")])
 def test_rows_cuts_and_the_cpu(name: str, kv_type: str) -> None:
     spec = SPECS[name]("Q8_0" if kv_type == "f32" else "Q5_0")
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     of_cpu, sequence = cpu.sequence(kv_type), gpu.sequence(kv_type)
     # Eight, 16 and 32 columns of the matmul, keys stored before attention and in it; of experts eight and 16, sums by themselves and not.
     long = name in ("plain", "sandwich", "recurrent")
@@ -226,7 +233,7 @@ def test_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def check_company(name: str) -> None:
     spec = SPECS[name]("Q4_0")
-    gpu = _native.GpuProgram(spec, 0)
+    gpu = on_card(spec)
     one, two = gpu.sequence("bf16"), gpu.sequence("bf16")
     first, second = logits(gpu, one, TOKENS[:20]), logits(gpu, two, TOKENS[50:60])
     other = [gpu.sequence("bf16"), gpu.sequence("bf16")]
@@ -244,7 +251,7 @@ def check_company(name: str) -> None:
 def test_many_splits_of_the_cache() -> None:
     """More splits than are joined at once: heads of 512 are cut every 16 positions."""
     spec = plain("Q8_0", heads=1, kv_heads=1, head=512)
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     of_cpu, sequence = cpu.sequence("f16"), gpu.sequence("f16")
     wanted, got = logits(cpu, of_cpu, TOKENS[:146])[140:], logits(gpu, sequence, TOKENS[:146])[140:]
     assert np.abs(got - wanted).max() < 0.06 * np.abs(wanted).max()
@@ -282,7 +289,7 @@ def one_by_one(program: Any, sequence: Any, tokens: np.ndarray, hidden: np.ndarr
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"])
 def test_a_chain_without_the_host(kind: str) -> None:
     """Every kind of embedding table; as many rows as wait for a drafter, from one to more than a launch takes."""
-    gpu = _native.GpuProgram(drafter(kind), 0)
+    gpu = on_card(drafter(kind))
     hidden = np.random.default_rng(5).standard_normal((40, HIDDEN)).astype(np.float32)
     one, two = gpu.sequence("f16"), gpu.sequence("f16")
     at = 0
@@ -295,7 +302,7 @@ def test_a_chain_without_the_host(kind: str) -> None:
 
 
 def test_a_chain_that_borrows_and_one_with_noise() -> None:
-    target, gpu = _native.GpuProgram(plain("Q8_0"), 0), _native.GpuProgram(drafter("Q8_0", borrows=True), 0)
+    target, gpu = on_card(plain("Q8_0")), on_card(drafter("Q8_0", borrows=True))
     text, hidden = target.sequence("f16"), np.random.default_rng(6).standard_normal((1, HIDDEN)).astype(np.float32)
     logits(target, text, TOKENS[:30])
     assert gpu.chain(None, TOKENS[30:31], hidden, 4, borrow=text) == one_by_one(gpu, None, TOKENS[30:31], hidden, 4, np.argmax, text)
@@ -316,7 +323,7 @@ def test_a_chain_that_borrows_and_one_with_noise() -> None:
 def test_few_kernels() -> None:
     """Five a layer where nothing stands in the way; the norm in front of the first and the one behind the last are their own."""
     layer = ["matmul_q8_0", "attention", "matmul_q8_0", "matmul_q8_0", "matmul_q8_0"]
-    assert _native.GpuProgram(plain("Q8_0"), 0).kernels == ["rows_in_order", *layer, *layer, "rows_in_order"]
+    assert on_card(plain("Q8_0")).kernels == ["rows_in_order", *layer, *layer, "rows_in_order"]
 
 
 def test_few_kernels_with_experts() -> None:
@@ -324,8 +331,8 @@ def test_few_kernels_with_experts() -> None:
     attention = ["matmul_q8_0", "attention", "matmul_q8_0"]
     of_experts = ["route", "experts_enter_q8_0", "experts_leave_q8_0"]
     scaled = ["matmul_plain", "rows_in_order", *of_experts]      # this router is scaled
-    assert _native.GpuProgram(mixture("Q8_0"), 0).kernels == ["rows_in_order", *attention, *of_experts, *attention, *scaled, "rows_in_order"]
-    kernels = _native.GpuProgram(mixture("Q8_0", 32, "Q5_0"), 0).kernels
+    assert on_card(mixture("Q8_0")).kernels == ["rows_in_order", *attention, *of_experts, *attention, *scaled, "rows_in_order"]
+    kernels = on_card(mixture("Q8_0", 32, "Q5_0")).kernels
     assert kernels.count("matmul_q5_0") == 4 and kernels.count("route") == 2
 
 
@@ -335,7 +342,7 @@ def test_types_of_experts(kind: str, shared: str | None) -> None:
     if kind == "Q6_K":
         kind = "Q5_1"                            # of those that share one layout; widths here are no multiple of 256
     spec = mixture(kind, 96, shared)
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     of_cpu, sequence = cpu.sequence("f32"), gpu.sequence("f32")
     wanted = logits(cpu, of_cpu, TOKENS[:19])
     got = logits(gpu, sequence, TOKENS[:19])
@@ -358,7 +365,7 @@ def test_scales_beside_the_weights() -> None:
     x = m.b.add(x, m.b.matmul(h, scaled(1, HIDDEN, HIDDEN)))
     x = m.b.add(x, m.b.experts(m.norm(x), m.matmul(x, 5), scaled(5, 64, HIDDEN), scaled(5, 64, HIDDEN), scaled(5, HIDDEN, 64), used=2, activation="silu"))
     spec = m.finish(x)
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     wanted, got = logits(cpu, cpu.sequence("f32"), TOKENS[:9]), logits(gpu, gpu.sequence("f32"), TOKENS[:9])
     assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
 
@@ -366,7 +373,7 @@ def test_scales_beside_the_weights() -> None:
 def test_delta_net_heads_of_128() -> None:
     """The form that keeps its state in registers."""
     spec = recurrent("Q8_0", 128)
-    cpu, gpu = _native.Program(spec), _native.GpuProgram(spec, 0)
+    cpu, gpu = _native.Program(spec), on_card(spec)
     of_cpu, sequence = cpu.sequence("f16"), gpu.sequence("f16")
     wanted = logits(cpu, of_cpu, TOKENS[:50])
     alone = np.concatenate([logits(gpu, sequence, TOKENS[i:i + 1]) for i in range(50)])
@@ -382,13 +389,13 @@ def test_what_cannot_be_run_is_named() -> None:
     spec = plain("Q8_0")
     spec["ops"][1] = {**spec["ops"][1], "kind": "gated_mlp"}
     with pytest.raises(skipstone.errors.DeviceError, match="'gated_mlp' of this model cannot be run on a card yet; use device='cpu'"):
-        _native.GpuProgram(spec, 0)
+        on_card(spec)
 
 
 def test_memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPSTONE_FAKE_MEMORY", str(1 << 20))
     with pytest.raises(skipstone.errors.DeviceError, match="has no memory left: .* of 1 MiB are free"):
-        _native.GpuProgram(plain("Q8_0"), 0)
+        on_card(plain("Q8_0"))
 
 
 def test_auto_takes_the_card_or_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -406,7 +413,7 @@ def test_kernels_and_bench_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     from skipstone.cli import bench, kernels
 
     monkeypatch.setattr(kernels.CardCopies, "CACHES", 1)
-    (figure,) = kernels.measure_card(["Q8_0"], [1, 3], [(64, 256)], 0, 1)
+    (figure,) = kernels.measure_card(["Q8_0"], [1, 3], [(64, 256)], "cuda:0", 1)
     assert figure["device"] == "cuda:0" and figure["bytes"] == 64 * 8 * 34 and set(figure["rows"]) == {"1", "3"}
     assert all(cell["share_of_copy_bandwidth"] > 0 for cell in figure["rows"].values())
     said = bench.card("cuda:0")

@@ -6,7 +6,7 @@
 namespace skipstone::gpu {
 
 SK_DEVICE void* chunk_of(const unsigned long long* chunks, int capacity, const Cache& c, int chunk) {
-  return reinterpret_cast<void*>(chunks[i64(c.state) * capacity + (c.ring ? chunk % c.ring : chunk)]);
+  return device_pointer(from_device(chunks + (i64(c.state) * capacity + (c.ring ? chunk % c.ring : chunk))));
 }
 
 // A value to the cache. What f16 cannot hold becomes the largest it can: an infinite value would reach rows that do not see it, as 0 * infinity.

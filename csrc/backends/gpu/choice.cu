@@ -6,9 +6,8 @@ namespace skipstone::gpu {
 
 struct Best { float value; i32 id; };
 SK_DEVICE Best better(const Best& a, const Best& b) {
-  if (b.id < 0) return a;
-  if (a.id < 0) return b;
-  return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+  const bool other = b.id >= 0 && (a.id < 0 || b.value > a.value || (b.value == a.value && b.id < a.id));
+  return {other ? b.value : a.value, other ? b.id : a.id};      // by value: a choice of references would put both in memory
 }
 template <int MASK> SK_DEVICE void take(Best& a) { a = better(a, {other_lane<MASK>(a.value), static_cast<i32>(swap_lanes<MASK>(static_cast<u32>(a.id)))}); }
 SK_DEVICE void best_lane(Best& a) { take<16>(a), take<8>(a), take<4>(a), take<2>(a), take<1>(a); }

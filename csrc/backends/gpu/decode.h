@@ -30,21 +30,32 @@ struct Lane {
   i64 more;                                      // bytes to the next 16 rows
   u32 exponent;                                  // bits of 2^23, hidden from the compiler, which else spends a move a byte on a selector
   SK_DEVICE i64 at(int pair, int n) const { return pair_bytes * pair + group_bytes * (n & 1) + (n >> 1) * more; }
-  SK_DEVICE U4 quants(int pair, int n) const { return four_words(q + at(pair, n)); }
+  SK_DEVICE Columns quants(int pair, int n) const {
+    Columns c;
+    c.load(q + at(pair, n));
+    return c;
+  }
   SK_DEVICE F4 scales(int pair, int n) const { return *reinterpret_cast<const F4*>(scale + at(pair, n)); }
   SK_DEVICE F4 sums(int pair, int n) const { return *reinterpret_cast<const F4*>(scale + (sum_bytes - scale_bytes) + at(pair, n)); }
 };
 template <int NT> struct Pair {
-  U4 q[NT];
+  Columns q[NT];
   F4 scale[NT];
   template <class X> SK_DEVICE void load(const X& x, int pair) {
+    stay_in_order();
     SK_UNROLL for (int n = 0; n < NT; ++n) {
       q[n] = x.quants(pair, n);
       scale[n] = x.scales(pair, n);
     }
   }
 };
-template <int NT> struct Sums { float of[NT][4]; };      // 0, 1: row g, columns 2t, 2t + 1; 2, 3: row g + 8
+template <int NT> struct Sums {
+  float of[NT][4];                               // 0, 1: row g, columns 2t, 2t + 1; 2, 3: row g + 8
+  SK_DEVICE void settle() {
+    SK_UNROLL for (int n = 0; n < NT; ++n)
+      SK_UNROLL for (int i = 0; i < 4; ++i) gpu::settle(of[n][i]);
+  }
+};
 
 // acc += w[row of the output] * (sum - start) * scale[column]
 SK_DEVICE void add_scaled(float acc[4], const Product& p, const float w[2], const float less[2], float scale0, float scale1) {
@@ -53,7 +64,7 @@ SK_DEVICE void add_scaled(float acc[4], const Product& p, const float w[2], cons
 template <bool SIGNED, int NT> SK_DEVICE void add_block(Sums<NT>& acc, const U4& weights, const float w[2], const Pair<NT>& x, int second) {
   const float less[2] = {mul(w[0], minus_start), mul(w[1], minus_start)};
   SK_UNROLL for (int n = 0; n < NT; ++n) {
-    const Product p = multiply<SIGNED>(weights, second ? x.q[n].z : x.q[n].x, second ? x.q[n].w : x.q[n].y, start_bits);
+    const Product p = multiply<SIGNED>(weights, x.q[n], second, start_bits);
     add_scaled(acc.of[n], p, w, less, part(x.scale[n], 2 * second), part(x.scale[n], 2 * second + 1));
   }
 }
@@ -123,6 +134,7 @@ using Q5_0 = Q45_0<true>;
 // Q4_K and, with a piece of fifth bits, Q5_K. The header of a row stays as the file has it: d, dmin, twelve bytes of 6-bit scales and minima.
 template <bool FIVE> struct Q45_K {
   static constexpr int bytes = FIVE ? 2816 : 2304, header = FIVE ? 2560 : 2048;
+  static constexpr bool in_place = !FIVE && bytes_above_127;      // upper nibbles as 16 times the weight, which their scale takes back
   struct Head {
     float d[2][2], less_d[2][2], dmin[2], less_dmin[2];      // d: of blocks in low and in high nibbles, [..][row]
     u32 scale[2][2], min[2][2];                  // a byte a block
@@ -130,7 +142,7 @@ template <bool FIVE> struct Q45_K {
       SK_UNROLL for (int r = 0; r < 2; ++r) {
         const U4 h = four_words(chunk + header + 128 * r + 16 * ((thread() & 31) >> 2));
         d[0][r] = half_of(h.x, 0);
-        d[1][r] = FIVE ? d[0][r] : mul(d[0][r], 1.0f / 16);
+        d[1][r] = in_place ? mul(d[0][r], 1.0f / 16) : d[0][r];
         dmin[r] = mul(half_of(h.x, 1), -1.0f);
         SK_UNROLL for (int j = 0; j < 2; ++j) less_d[j][r] = mul(d[j][r], -8388608.0f);
         less_dmin[r] = mul(dmin[r], -8388608.0f);
@@ -167,7 +179,7 @@ template <bool FIVE> struct Q45_K {
             m.z |= (j ? h >> 2 : h << 2) & 0x10101010u;
             m.w |= (j ? h >> 3 : h << 1) & 0x10101010u;
           } else {
-            m = each(q, [&](u32 r) { return r & (j ? 0xF0F0F0F0u : 0x0F0F0F0Fu); });      // the upper ones in place: 16 times the weight
+            m = each(q, [&](u32 r) { return j && in_place ? r & 0xF0F0F0F0u : (j ? r >> 4 : r) & 0x0F0F0F0Fu; });
           }
           const int b = 2 * i + j;
           float w[2], low[2];
@@ -217,12 +229,12 @@ struct Q6_K {
               less[r] = mul(w[r], minus_start);
             }
             SK_UNROLL for (int n = 0; n < NT; ++n) {
-              const u32 b = half ? (j ? a.q[n].w : a.q[n].y) : (j ? a.q[n].z : a.q[n].x);
-              const Product p = multiply_half(half ? m.z : m.x, half ? m.w : m.y, b, start_bits);
+              const Product p = multiply_half(half ? m.z : m.x, half ? m.w : m.y, a.q[n], j, half, start_bits);
               add_scaled(own[of].of[n], p, w, less, part(a.scale[n], 2 * j), part(a.scale[n], 2 * j + 1));
             }
           }
         }
+        own[of].settle();
       }
     }
     SK_UNROLL for (int of = 0; of < TILES; ++of) {
@@ -251,9 +263,8 @@ struct Canonical {
           const U4 q = four_words(chunk + 512 * b + 16 * lane);
           SK_UNROLL for (int half = 0; half < 2; ++half)
             SK_UNROLL for (int n = 0; n < NT; ++n) {
-              const u32 v = half ? (j ? a.q[n].w : a.q[n].y) : (j ? a.q[n].z : a.q[n].x);
-              const Product p = multiply_half(half ? q.z : q.x, half ? q.w : q.y, v, 0);
-              const Product ones = multiply_half(0x01010101u, 0x01010101u, v, 0);
+              const Product p = multiply_half(half ? q.z : q.x, half ? q.w : q.y, a.q[n], j, half, 0);
+              const Product ones = multiply_half(0x01010101u, 0x01010101u, a.q[n], j, half, 0);
               SK_UNROLL for (int k = 0; k < 4; ++k) {
                 const int at = 16 * (g + 8 * (k >> 1)) + b * 2 + half;
                 const float xs = part(a.scale[n], 2 * j + (k & 1));
@@ -262,6 +273,7 @@ struct Canonical {
               }
             }
         }
+        acc[of].settle();
       }
     }
   }

@@ -1,7 +1,8 @@
-// A card as the executor sees it. cuda/ talks to NVIDIA's driver, opened at run time.
+// A card as the executor sees it. cuda/ talks to NVIDIA's driver, hip/ to AMD's runtime; both are opened at run time.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -12,11 +13,14 @@ namespace skipstone::gpu {
 using Address = unsigned long long;      // of device memory
 
 struct DeviceInfo {
-  std::string name;                      // "cuda:0"
+  std::string name;                      // "cuda:0", "hip:0"
   std::string description;               // the card's own name
   int64_t memory = 0;                    // bytes
   int processors = 0, major = 0, minor = 0;
   int shared_a_processor = 0, shared_a_block = 0;      // bytes of shared memory
+  std::string target;                    // AMD's name of the architecture: "gfx1100"
+  bool large_teams = true;               // matmul kernels with teams of sixteen warps are there
+  bool rings = true;                     // copies to shared memory go on by themselves, so more than one step can be on its way
   std::string problem;                   // why it cannot be used; empty: it can
 };
 
@@ -45,6 +49,8 @@ class Driver {
 
 // Every card of the machine, also those that cannot be used. reason: why there are none.
 std::vector<DeviceInfo> cuda_devices(std::string& reason);
+std::vector<DeviceInfo> hip_devices(std::string& reason);
 std::shared_ptr<Driver> open_cuda(int index, const std::string& image_path);      // the same object for the same card
+std::shared_ptr<Driver> open_hip(int index, const std::function<std::string(const std::string&)>& image);      // image: the code object of an architecture; empty: none
 
 }  // namespace skipstone::gpu

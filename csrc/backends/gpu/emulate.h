@@ -1,5 +1,6 @@
 // GPU threads on a CPU: a fiber each, switched where lanes or a block's warps meet. Enough to run a kernel's source bit for bit, one block at a time.
-// Every time fibers meet they go on in another order, so a kernel that lacks a barrier gives other values from run to run of the order's seed.
+// The seed orders the blocks, and every time fibers meet they go on in another order, so a kernel that lacks a barrier gives other values from seed to seed.
+// Lanes meet in groups of 32; of a wave of 64 both groups take their turns side by side, and may still be at different places, as on a card.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -10,10 +11,19 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <vector>
 
 namespace skipstone::gpu::emulate {
+
+#if SK_EMULATED_WAVE
+constexpr int wave = SK_EMULATED_WAVE;
+constexpr bool mixed_dot = wave == 32;           // whether dot products take unsigned with signed bytes, as AMD's newer cards with waves of 32 do
+#else
+constexpr int wave = 32;
+constexpr bool mixed_dot = true;
+#endif
 
 struct Meeting { int size = 0, arrived = 0; unsigned round = 0; };
 struct Warp { Meeting meeting; uint32_t value[2][32]; uint32_t fragments[2][32][6]; };
@@ -129,8 +139,21 @@ inline void run(int blocks, int threads, uint32_t seed, const std::function<void
     makecontext(&f.context, enter, 0);
   }
   uint32_t random = seed * 2654435761u + 1;
+  const auto below = [&](int n) {
+    random = random * 1664525u + 1013904223u;
+    return static_cast<int>((random >> 8) % static_cast<uint32_t>(n));
+  };
+  // first, first + step, first + 2 step, ... meets all of n.
+  struct Order { int n, first, step; int at(int i) const { return static_cast<int>((first + int64_t{i} * step) % n); } };
+  const auto shuffled = [&](int n) {
+    Order o{n, below(n), 1 + below(n)};
+    while (std::gcd(o.step, n) != 1) ++o.step;
+    return o;
+  };
+  const int width = threads < wave ? threads : wave;
+  const Order of_blocks = shuffled(blocks);
   for (int b = 0; b < blocks; ++b) {
-    s.block = b;
+    s.block = of_blocks.at(b);
     s.memory.clear();
     s.memory.reserve(16);
     s.dynamic.assign(s.dynamic_bytes + 16, char(0xff));
@@ -144,10 +167,9 @@ inline void run(int blocks, int threads, uint32_t seed, const std::function<void
     }
     for (bool more = true; more;) {
       more = false;
-      random = random * 1664525u + 1013904223u;
-      const int first = static_cast<int>((random >> 8) % static_cast<uint32_t>(threads)), step = (random >> 4) & 1 ? 1 : threads - 1;
-      for (int i = 0, t = first; i < threads; ++i, t = (t + step) % threads) {
-        Fiber& f = s.fibers[static_cast<size_t>(t)];
+      const Order waves = shuffled(threads / width), lanes = shuffled(width);
+      for (int i = 0; i < threads; ++i) {
+        Fiber& f = s.fibers[static_cast<size_t>(waves.at(i / width) * width + lanes.at(i % width))];
         if (f.done) continue;
         s.now = &f;
         go_on(f);

@@ -15,8 +15,12 @@ namespace skipstone::gpu {
 template <int NT> struct Scattered {
   const u8* x;
   u32 exponent;
-  i32 q[NT], scale[NT][2];
-  SK_DEVICE U4 quants(int pair, int n) const { return four_words(x + q[n] + pair_bytes * pair); }
+  i32 q[NT][Columns::count], scale[NT][2];
+  SK_DEVICE Columns quants(int pair, int n) const {
+    Columns c;
+    c.load(x + pair_bytes * pair, q[n]);
+    return c;
+  }
   SK_DEVICE F4 floats(int at, int n) const {
     const float *s0 = reinterpret_cast<const float*>(x + scale[n][0] + at), *s1 = reinterpret_cast<const float*>(x + scale[n][1] + at);
     return {s0[0], s1[0], s0[2], s1[2]};
@@ -195,8 +199,10 @@ template <class T, int NT, bool ENTER> SK_DEVICE void experts(const ExpertsArgs&
     SK_UNROLL for (int n = 0; n < NT; ++n) {
       const auto source = [&](int column) { return source_of<ENTER>(a, pair_of(a, item.job.first + (column < item.job.count ? column : 0))); };
       const auto place = [&](int r) { return static_cast<i32>(more * (r / most_rows)) + group_bytes * (r % most_rows / 8); };
-      const int r = source(8 * n + g);
-      x.q[n] = place(r) + 16 * (4 * (r % 8) + t);
+      SK_UNROLL for (int c = 0; c < Columns::count; ++c) {
+        const int r = source(8 * n + Columns::column(c));
+        x.q[n][c] = place(r) + Columns::within(r);
+      }
       SK_UNROLL for (int c = 0; c < 2; ++c) {
         const int s = source(8 * n + 2 * t + c);
         x.scale[n][c] = place(s) + 4 * (4 * (s % 8 >> 1) + (s & 1));

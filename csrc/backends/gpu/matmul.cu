@@ -18,6 +18,20 @@ SK_DEVICE void copy_step(u8* to, const u8* from, int bytes) {
   SK_UNROLL for (int i = 0; i < bytes / 512; ++i) copy_later(to + 512 * i + 16 * lane, from + 512 * i + 16 * lane);
   if (bytes % 512 && lane < bytes % 512 / 16) copy_later(to + bytes / 512 * 512 + 16 * lane, from + bytes / 512 * 512 + 16 * lane);
 }
+// A step on its way through registers, where copies do not go by themselves.
+template <int BYTES> struct Held {
+  U4 v[(BYTES + 511) / 512 + (BYTES == 0)];
+  SK_DEVICE void load(const u8* from) {
+    const int lane = thread() & 31;
+    SK_UNROLL for (int i = 0; i < (BYTES + 511) / 512; ++i)
+      if (512 * (i + 1) <= BYTES || lane < BYTES % 512 / 16) v[i] = load_once(from + 512 * i + 16 * lane);
+  }
+  SK_DEVICE void store(u8* to) const {
+    const int lane = thread() & 31;
+    SK_UNROLL for (int i = 0; i < (BYTES + 511) / 512; ++i)
+      if (512 * (i + 1) <= BYTES || lane < BYTES % 512 / 16) *reinterpret_cast<U4*>(to + 512 * i + 16 * lane) = v[i];
+  }
+};
 SK_DEVICE void wait_step(int depth) {
   if (depth == 1) wait_copies<0>();
   else if (depth == 2) wait_copies<1>();
@@ -120,7 +134,15 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
   Steps<T, WARPS, teams> ahead;
   ahead.start(a, block(), warp, member, groups);
   // Weights do not depend on the kernel in front; activations and everything else do.
-  for (int i = 0; i < a.depth; ++i) {
+  constexpr bool hold = through_registers && NT == 1;      // with more columns registers are short, and a step has more to do than to wait
+  Held<hold ? step_bytes : 0> held;
+  if constexpr (hold) {
+    if (ahead.more(a, warp)) {
+      held.load(ahead.at() + tile * T::bytes);
+      ahead.next(a, warp, groups);
+    }
+  }
+  for (int i = 0; !hold && i < a.depth; ++i) {
     if (ahead.more(a, warp)) {
       copy_step(ring + i * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
       ahead.next(a, warp, groups);
@@ -149,13 +171,22 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
       SK_UNROLL_NOT for (int s = 0; s < own; ++s) {
         Sums<NT> acc[TILES] = {};
         for (int c = own * warp + s; c < a.chunks; c += slices) {
-          wait_step(a.depth);
+          if constexpr (hold) held.store(ring);
+          else wait_step(a.depth);
           meet_lanes();
+          if constexpr (hold) {
+            if (ahead.more(a, warp)) {
+              held.load(ahead.at() + tile * T::bytes);
+              ahead.next(a, warp, groups);
+            }
+          }
           const u8* x = activations + i64(4 * pair_bytes) * c;
           const int later = c + slices < a.chunks ? c + slices : own * warp + s + 1;      // or the next slice's first
           if (c + slices < a.chunks || (s + 1 < own && later < a.chunks)) fetch_ahead<teams>(activations + i64(4 * pair_bytes) * later, a.x_more, member);
-          T::template use<TILES, NT>(ring + slot * step_bytes, Lane{x + 16 * lane, x + scale_bytes + 16 * t, a.x_more, exponent}, acc);
+          T::template use<TILES, NT>(ring + slot * step_bytes, Lane{x + Columns::offset(), x + scale_bytes + 16 * t, a.x_more, exponent}, acc);
+          SK_UNROLL for (int of = 0; of < TILES; ++of) acc[of].settle();
           meet_lanes();
+          if constexpr (hold) continue;
           if (ahead.more(a, warp)) {
             copy_step(ring + slot * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
             ahead.next(a, warp, groups);

@@ -10,6 +10,10 @@
 #define SK_EMULATED 1
 #include "backends/gpu/emulate.h"
 #endif
+// The emulation is of an NVIDIA card, or with SK_EMULATED_WAVE 32 or 64 of an AMD card with such waves: then what is AMD's below runs on emulated lanes.
+#if SK_AMD || SK_EMULATED_WAVE
+#define SK_AMD_FORM 1
+#endif
 
 #if SK_CUDA
 #define SK_DEVICE __device__ __forceinline__
@@ -48,6 +52,23 @@ template <class To, class From> SK_DEVICE To bits(From v) {
   return out;
 }
 
+// For pointers that came out of memory or a choice: what they point to is the card's memory. AMD's compiler, else, asks at every access which is meant.
+#if SK_AMD
+template <class T> using Global = __attribute__((address_space(1))) T;
+SK_DEVICE void* device_pointer(unsigned long long address) { return (void*)reinterpret_cast<Global<void>*>(address); }
+template <class T> SK_DEVICE T from_device(const T* p) { return *(const Global<T>*)p; }
+template <class T> SK_DEVICE void to_device(T* p, T v) { *(Global<T>*)p = v; }
+typedef u32 FourWords __attribute__((ext_vector_type(4)));
+template <> SK_DEVICE U4 from_device(const U4* p) {
+  const FourWords v = *(const Global<FourWords>*)p;
+  return {v.x, v.y, v.z, v.w};
+}
+#else
+SK_DEVICE void* device_pointer(unsigned long long address) { return reinterpret_cast<void*>(address); }
+template <class T> SK_DEVICE T from_device(const T* p) { return *p; }
+template <class T> SK_DEVICE void to_device(T* p, T v) { *p = v; }
+#endif
+
 #if SK_CUDA
 SK_DEVICE int thread() { return static_cast<int>(threadIdx.x); }
 SK_DEVICE int block() { return static_cast<int>(blockIdx.x); }
@@ -77,6 +98,9 @@ SK_DEVICE void wait_for_previous() {
 #endif
 }
 SK_DEVICE void meet_lanes() { __syncwarp(); }
+// Where a compiler that brings too many loads forward, or puts sums off, would spill: nothing moves past the first, a value is there at the second.
+SK_DEVICE void stay_in_order() {}
+SK_DEVICE void settle(float&) {}
 SK_DEVICE void touch(const u8* p) {              // brings its line nearer
   u32 unused;
   asm volatile("ld.global.u32 %0, [%1];" : "=r"(unused) : "l"(p));
@@ -122,12 +146,21 @@ SK_DEVICE void barrier() {
   __builtin_amdgcn_s_barrier();
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
-SK_DEVICE u32 from_lane(u32 v, int lane) {                    // of the own group of 32, whatever the wave
+// Lanes trade within their own group of 32, whatever the wave: in a wave of 64 the other group may be elsewhere.
+template <int CONTROL> SK_DEVICE u32 move_lanes(u32 v) { return static_cast<u32>(__builtin_amdgcn_update_dpp(0, static_cast<int>(v), CONTROL, 0xf, 0xf, true)); }
+template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) {
+  if constexpr (MASK < 4) return move_lanes<(0 ^ MASK) | (1 ^ MASK) << 2 | (2 ^ MASK) << 4 | (3 ^ MASK) << 6>(v);
+#if defined(__GFX9__)
+  else return static_cast<u32>(__builtin_amdgcn_ds_swizzle(static_cast<int>(v), (MASK << 10) | 0x1f));
+#else
+  else if constexpr (MASK < 16) return move_lanes<0x160 + MASK>(v);
+  else return __builtin_amdgcn_permlanex16(v, v, 0x76543210u, 0xfedcba98u, false, false);
+#endif
+}
+template <int I> SK_DEVICE u32 of_quad(u32 v) { return move_lanes<I * 0x55>(v); }      // what lane I of the own four has
+SK_DEVICE u32 from_lane(u32 v, int lane) {                    // of the own group of 32
   const int self = static_cast<int>(__builtin_amdgcn_mbcnt_hi(~0u, __builtin_amdgcn_mbcnt_lo(~0u, 0u)));
   return static_cast<u32>(__builtin_amdgcn_ds_bpermute(4 * ((self & ~31) | lane), static_cast<int>(v)));
-}
-template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) {
-  return static_cast<u32>(__builtin_amdgcn_ds_swizzle(static_cast<int>(v), (MASK << 10) | 0x1f));
 }
 SK_DEVICE void meet_lanes() {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
@@ -135,11 +168,20 @@ SK_DEVICE void meet_lanes() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 }
 SK_DEVICE void touch(const u8*) {}
+SK_DEVICE void stay_in_order() {
+  asm volatile("" ::: "memory");
+  __builtin_amdgcn_sched_barrier(0);
+}
+SK_DEVICE void settle(float& v) { asm volatile("" : "+v"(v)); }
 extern "C" __attribute__((shared, aligned(16))) u8 skipstone_dynamic[];
 SK_DEVICE u8* dynamic_shared() { return reinterpret_cast<u8*>(&skipstone_dynamic[0]); }
-SK_DEVICE void copy_later(u8* to, const u8* from) { *reinterpret_cast<U4*>(to) = *reinterpret_cast<const U4*>(from); }
+SK_DEVICE void copy_later(u8* to, const u8* from) { *reinterpret_cast<U4*>(to) = from_device(reinterpret_cast<const U4*>(from)); }
 SK_DEVICE void close_copies() {}
 template <int LEFT> SK_DEVICE void wait_copies() {}
+SK_DEVICE U4 load_once(const u8* from) {                      // past the caches: weights are read once
+  const FourWords v = __builtin_nontemporal_load((const Global<FourWords>*)from);
+  return {v.x, v.y, v.z, v.w};
+}
 SK_DEVICE bool arrives_last(i32* counter, i32 of) {
   __builtin_amdgcn_fence(__ATOMIC_RELEASE, "agent");
   const bool last = __hip_atomic_fetch_add(counter, 1, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT) == of - 1;
@@ -156,13 +198,17 @@ SK_DEVICE int thread() { return emulate::thread(); }
 SK_DEVICE int block() { return emulate::block(); }
 SK_DEVICE void barrier() { emulate::barrier(); }
 SK_DEVICE u32 from_lane(u32 v, int lane) { return emulate::from_lane(v, lane); }
+template <int I> SK_DEVICE u32 of_quad(u32 v) { return emulate::from_lane(v, (emulate::thread() & 28) | I); }
 template <int MASK> SK_DEVICE u32 swap_lanes(u32 v) { return emulate::from_lane(v, (emulate::thread() & 31) ^ MASK); }
 SK_DEVICE void meet_lanes() { emulate::meet_lanes(); }
+SK_DEVICE void stay_in_order() {}
+SK_DEVICE void settle(float&) {}
 SK_DEVICE void touch(const u8*) {}
 SK_DEVICE u8* dynamic_shared() { return emulate::dynamic_shared(); }
 SK_DEVICE void copy_later(u8* to, const u8* from) { emulate::copy_later(to, from); }
 SK_DEVICE void close_copies() { emulate::close_copies(); }
 template <int LEFT> SK_DEVICE void wait_copies() { emulate::wait_copies(LEFT); }
+SK_DEVICE U4 load_once(const u8* from) { return *reinterpret_cast<const U4*>(from); }
 SK_DEVICE bool arrives_last(i32* counter, i32 of) {
   const bool last = ++*counter == of;
   if (last) *counter = 0;
@@ -208,25 +254,42 @@ SK_DEVICE void wait_for_previous() {}
 
 // c[16 x 8] += a[16 x 32] * b[32 x 8] over 32 lanes, exact. Lane l (g = l / 4, t = l % 4) holds
 //   a0, a1: rows g, g + 8, positions 4t .. 4t + 3;  a2, a3: the same rows, positions 16 + 4t ..
-//   b0, b1: column g, positions 4t .. and 16 + 4t ..;  c0, c1: row g, columns 2t and 2t + 1;  c2, c3: row g + 8.
-// SIGNED says how a's bytes are meant; b's are signed. `half` takes the first or second 16 positions alone.
+//   c0, c1: row g, columns 2t and 2t + 1;  c2, c3: row g + 8
+// and of b what load() takes from a pair of blocks (kernels.h). SIGNED says how a's bytes are meant; b's are signed. `half`: the first or second 16
+// positions of the block alone.
 struct Product { i32 c[4]; };
+
+#if SK_CUDA || (SK_EMULATED && !SK_AMD_FORM)
+constexpr bool through_registers = false;        // copies to shared memory go by themselves
+constexpr bool bytes_above_127 = true;           // a's, where they are unsigned
+// b0, b1: column g, positions 4t .. and 16 + 4t .., of both blocks.
+struct Columns {
+  U4 q;
+  static constexpr int count = 1;                // columns that a lane reads: column(0); of each what lies within(column) bytes into its group of 8
+  static SK_DEVICE int column(int) { return (thread() & 31) >> 2; }
+  static SK_DEVICE int within(int column) { return 64 * (column & 7) + 16 * (thread() & 3); }
+  static SK_DEVICE int offset() { return within(column(0)); }
+  SK_DEVICE void load(const u8* from) { q = *reinterpret_cast<const U4*>(from); }
+  SK_DEVICE void load(const u8* from, const i32 (&at)[count]) { load(from + at[0]); }      // columns that lie anywhere
+  SK_DEVICE u32 word(int block, int half) const { return block ? (half ? q.w : q.z) : half ? q.y : q.x; }
+};
+#endif
 #if SK_CUDA
 #if __CUDA_ARCH__ >= 800 || !defined(__CUDA_ARCH__)
-template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) {
+template <bool SIGNED> SK_DEVICE Product multiply(const U4& a, const Columns& b, int block, i32 from) {
   Product p;
   if constexpr (SIGNED)
     asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
-        : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(from));
+        : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.word(block, 0)), "r"(b.word(block, 1)), "r"(from));
   else
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %10, %10, %10};"
-        : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1), "r"(from));
+        : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.word(block, 0)), "r"(b.word(block, 1)), "r"(from));
   return p;
 }
-SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, const Columns& b, int block, int half, i32 from) {
   Product p;
   asm("mma.sync.aligned.m16n8k16.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %7, %7, %7};"
-      : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a0), "r"(a1), "r"(b), "r"(from));
+      : "=r"(p.c[0]), "=r"(p.c[1]), "=r"(p.c[2]), "=r"(p.c[3]) : "r"(a0), "r"(a1), "r"(b.word(block, half)), "r"(from));
   return p;
 }
 #else
@@ -234,54 +297,32 @@ template <bool SIGNED> SK_DEVICE void eight_rows(i32& c0, i32& c1, u32 a, u32 b)
   if constexpr (SIGNED) asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
   else asm("mma.sync.aligned.m8n8k16.row.col.s32.u8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};" : "+r"(c0), "+r"(c1) : "r"(a), "r"(b));
 }
-template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) {
+template <bool SIGNED> SK_DEVICE Product multiply(const U4& a, const Columns& b, int block, i32 from) {
   Product p{{from, from, from, from}};
-  eight_rows<SIGNED>(p.c[0], p.c[1], a.x, b0);
-  eight_rows<SIGNED>(p.c[2], p.c[3], a.y, b0);
-  eight_rows<SIGNED>(p.c[0], p.c[1], a.z, b1);
-  eight_rows<SIGNED>(p.c[2], p.c[3], a.w, b1);
+  eight_rows<SIGNED>(p.c[0], p.c[1], a.x, b.word(block, 0));
+  eight_rows<SIGNED>(p.c[2], p.c[3], a.y, b.word(block, 0));
+  eight_rows<SIGNED>(p.c[0], p.c[1], a.z, b.word(block, 1));
+  eight_rows<SIGNED>(p.c[2], p.c[3], a.w, b.word(block, 1));
   return p;
 }
-SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, const Columns& b, int block, int half, i32 from) {
   Product p{{from, from, from, from}};
-  eight_rows<true>(p.c[0], p.c[1], a0, b);
-  eight_rows<true>(p.c[2], p.c[3], a1, b);
+  eight_rows<true>(p.c[0], p.c[1], a0, b.word(block, half));
+  eight_rows<true>(p.c[2], p.c[3], a1, b.word(block, half));
   return p;
 }
 #endif
-#else
+#elif SK_EMULATED
 template <bool SIGNED> SK_DEVICE i32 dot4(u32 a, u32 b, i32 c) {
   for (int s = 0; s < 32; s += 8) {
-    const i32 left = SIGNED ? static_cast<i32>(static_cast<i8>(a >> s)) : static_cast<i32>((a >> s) & 255u);
+    const i32 left = SIGNED || !emulate::mixed_dot ? static_cast<i32>(static_cast<i8>(a >> s)) : static_cast<i32>((a >> s) & 255u);
     c += left * static_cast<i8>(b >> s);
   }
   return c;
 }
-#if SK_AMD
-// Lanes trade their registers: the sums are whole numbers, so another order of them is the same product.
-template <bool SIGNED> SK_DEVICE void quad_products(Product& p, u32 low, u32 high, u32 b) {
-  const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
-  for (int i = 0; i < 4; ++i) {
-    const u32 row0 = from_lane(low, 4 * g + i), row8 = from_lane(high, 4 * g + i);
-    const u32 column0 = from_lane(b, 8 * t + i), column1 = from_lane(b, 8 * t + 4 + i);
-    p.c[0] = dot4<SIGNED>(row0, column0, p.c[0]);
-    p.c[1] = dot4<SIGNED>(row0, column1, p.c[1]);
-    p.c[2] = dot4<SIGNED>(row8, column0, p.c[2]);
-    p.c[3] = dot4<SIGNED>(row8, column1, p.c[3]);
-  }
-}
-template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) {
-  Product p{{from, from, from, from}};
-  quad_products<SIGNED>(p, a.x, a.y, b0);
-  quad_products<SIGNED>(p, a.z, a.w, b1);
-  return p;
-}
-SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) {
-  Product p{{from, from, from, from}};
-  quad_products<true>(p, a0, a1, b);
-  return p;
-}
-#else
+#endif
+
+#if SK_EMULATED && !SK_AMD_FORM
 // One meeting of the lanes, then each reads what it needs of the others.
 template <bool SIGNED> SK_DEVICE Product emulated_product(const u32 (&own)[6], i32 from, int quarters) {
   const auto* all = emulate::fragments(own);
@@ -298,9 +339,68 @@ template <bool SIGNED> SK_DEVICE Product emulated_product(const u32 (&own)[6], i
     }
   return p;
 }
-template <bool SIGNED> SK_DEVICE Product multiply(U4 a, u32 b0, u32 b1, i32 from) { return emulated_product<SIGNED>({a.x, a.y, a.z, a.w, b0, b1}, from, 2); }
-SK_DEVICE Product multiply_half(u32 a0, u32 a1, u32 b, i32 from) { return emulated_product<true>({a0, a1, 0, 0, b, 0}, from, 1); }
+template <bool SIGNED> SK_DEVICE Product multiply(const U4& a, const Columns& b, int block, i32 from) {
+  return emulated_product<SIGNED>({a.x, a.y, a.z, a.w, b.word(block, 0), b.word(block, 1)}, from, 2);
+}
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, const Columns& b, int block, int half, i32 from) {
+  return emulated_product<true>({a0, a1, 0, 0, b.word(block, half), 0}, from, 1);
+}
 #endif
+
+#if SK_AMD_FORM
+// Dot products of four bytes: a's words come from the own four lanes, b's columns 2t and 2t + 1 whole from memory (a cache has them: eight lanes read the
+// same). Sums are whole numbers, so another order of them is the same product.
+constexpr bool through_registers = true;         // weights on their way to shared memory wait in registers
+#if SK_AMD
+#if defined(__GFX11__) || defined(__GFX12__)
+constexpr bool bytes_above_127 = true;
+template <bool SIGNED> SK_DEVICE i32 dot4(u32 a, u32 b, i32 c) { return __builtin_amdgcn_sudot4(SIGNED, static_cast<i32>(a), true, static_cast<i32>(b), c, false); }
+#else
+constexpr bool bytes_above_127 = false;          // both sides of the instruction are signed
+template <bool SIGNED> SK_DEVICE i32 dot4(u32 a, u32 b, i32 c) { return __builtin_amdgcn_sdot4(static_cast<i32>(a), static_cast<i32>(b), c, false); }
+#endif
+#else
+constexpr bool bytes_above_127 = emulate::mixed_dot;
+#endif
+struct Columns {
+  U4 q[2][4];                                    // [column][position / 4 % 4]: both halves of both blocks
+  static constexpr int count = 2;
+  static SK_DEVICE int column(int i) { return 2 * (thread() & 3) + i; }
+  static SK_DEVICE int within(int column) { return 64 * (column & 7); }
+  static SK_DEVICE int offset() { return within(column(0)); }
+  SK_DEVICE void load(const u8* from) { load(from, {0, 64}); }
+  SK_DEVICE void load(const u8* from, const i32 (&at)[count]) {
+    SK_UNROLL for (int i = 0; i < 8; ++i) q[i >> 2][i & 3] = from_device(reinterpret_cast<const U4*>(from + at[i >> 2] + 16 * (i & 3)));
+  }
+  SK_DEVICE u32 word(int column, int i, int block, int half) const {
+    const U4& v = q[column][i];
+    return block ? (half ? v.w : v.z) : half ? v.y : v.x;
+  }
+};
+template <bool SIGNED, int I> SK_DEVICE void four_positions(Product& p, u32 low, u32 high, const Columns& b, int block, int half) {
+  const u32 row0 = of_quad<I>(low), row8 = of_quad<I>(high);
+  p.c[0] = dot4<SIGNED>(row0, b.word(0, I, block, half), p.c[0]);
+  p.c[1] = dot4<SIGNED>(row0, b.word(1, I, block, half), p.c[1]);
+  p.c[2] = dot4<SIGNED>(row8, b.word(0, I, block, half), p.c[2]);
+  p.c[3] = dot4<SIGNED>(row8, b.word(1, I, block, half), p.c[3]);
+}
+template <bool SIGNED> SK_DEVICE void half_product(Product& p, u32 low, u32 high, const Columns& b, int block, int half) {
+  four_positions<SIGNED, 0>(p, low, high, b, block, half);
+  four_positions<SIGNED, 1>(p, low, high, b, block, half);
+  four_positions<SIGNED, 2>(p, low, high, b, block, half);
+  four_positions<SIGNED, 3>(p, low, high, b, block, half);
+}
+template <bool SIGNED> SK_DEVICE Product multiply(const U4& a, const Columns& b, int block, i32 from) {
+  Product p{{from, from, from, from}};
+  half_product<SIGNED>(p, a.x, a.y, b, block, 0);
+  half_product<SIGNED>(p, a.z, a.w, b, block, 1);
+  return p;
+}
+SK_DEVICE Product multiply_half(u32 a0, u32 a1, const Columns& b, int block, int half, i32 from) {
+  Product p{{from, from, from, from}};
+  half_product<true>(p, a0, a1, b, block, half);
+  return p;
+}
 #endif
 
 // c[16 x 8] += a[16 x 16] * b[16 x 8] in narrow floats with float sums. Lane (g, t) holds, two values a register,

@@ -339,7 +339,7 @@ void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units,
   args.columns = w.columns;
   args.squares_count = w.columns / unit_rows;
   const auto bytes = [&](int team, int depth, int columns) { return matmul_shared(team, depth, w.chunk_bytes, columns); };
-  const bool small = card.major < 8 || bytes(16, 1, 16) > card.shared_a_block, many = !small && rows > 4 * most_rows && bytes(1, 1, 32) <= card.shared_a_block;
+  const bool small = !card.large_teams || bytes(16, 1, 16) > card.shared_a_block, many = !small && rows > 4 * most_rows && bytes(1, 1, 32) <= card.shared_a_block;
   const int team = small ? 4 : many ? 1 : 16, columns = many ? 32 : rows <= 8 ? 8 : 16, items = (many ? (units + 3) / 4 : units) * ((rows + columns - 1) / columns);
   if (bytes(team, 1, columns) > card.shared_a_block)
     throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's weights need " + std::to_string(bytes(team, 1, columns)) + "; use device='cpu'");
@@ -347,7 +347,7 @@ void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units,
   while (blocks > 1 && blocks * (bytes(team, 1, columns) + 1024) > card.shared_a_processor) --blocks;
   // Twice as much on its way, where two blocks of it have room, so that the next kernel's can come early.
   const int twice = bytes(team, 2, columns);
-  args.depth = twice <= card.shared_a_block && std::max(2, blocks) * (twice + 1024) <= card.shared_a_processor ? 2 : 1;
+  args.depth = card.rings && twice <= card.shared_a_block && std::max(2, blocks) * (twice + 1024) <= card.shared_a_processor ? 2 : 1;
   args.blocks = std::min(items, card.processors * blocks);
   driver_->launch(("matmul_" + w.type + "_team" + std::to_string(team) + "_columns" + std::to_string(columns)).c_str(), args.blocks, team == 16 ? 512 : 128, &args, bytes(team, args.depth, columns));
 }

@@ -89,7 +89,7 @@ SK_DEVICE void mix(const Piece& p, const PassTables& pass, int row, int begin, i
     for (int t = 0; t < p.m; ++t) {
       const int at = position - (p.m - 1 - t);
       if (at < 0) continue;                      // before the text there is nothing
-      const float x = at >= part.start ? p.a[i64(part.first + at - part.start) * channels + c] : inputs[i64(at % input_ring) * channels + c];
+      const float x = from_device(at >= part.start ? p.a + (i64(part.first + at - part.start) * channels + c) : inputs + (i64(at % input_ring) * channels + c));
       total = fma(p.d[t * channels + c], x, total);
     }
     y[c] = mul(total, sigmoid(total));
@@ -125,7 +125,7 @@ SK_DEVICE void gated(const Piece& p, const PassTables& pass, int row, const floa
   }
   if (row < part.first + part.rows - input_ring) return;
   float* inputs = part.delta + p.offset + delta_inputs(p.n, head) + i64(pass.position[row] % input_ring) * p.k;
-  for (int c = begin + thread(); c < p.k; c += rows_threads * stretches) inputs[c] = p.d[i64(row) * p.k + c];
+  for (int c = begin + thread(); c < p.k; c += rows_threads * stretches) to_device(inputs + c, p.d[i64(row) * p.k + c]);
 }
 
 // Columns begin .. end - 1 of the row, for the pieces that can be cut.
@@ -150,7 +150,7 @@ SK_DEVICE void run_piece(const Piece& p, const PassTables& pass, int row, int be
       for (int i = t; i < 2 * p.n * p.m; i += rows_threads) {
         const int h = i / (2 * p.m), j = i % (2 * p.m);
         float* to = (j < p.m ? p.y : p.z) + i64(row) * p.y_stride;
-        to[h * p.m + j % p.m] = a[i];
+        to_device(to + (h * p.m + j % p.m), a[i]);
       }
       return;
     case concat_piece:

@@ -38,8 +38,7 @@ def card(device: str) -> dict[str, Any]:
 
     if device == "cpu":
         return {}
-    index = int(device.partition(":")[2])
-    memory = _native.gpu_memory(index)
+    memory = _native.gpu_memory(device)
     description = next(d["description"] for d in _native.gpu_devices() if d["name"] == device)
     return {"card": description, **{f"card_{what}_bytes_per_second": round(memory[f"{what}_bytes_per_second"]) for what in ("read", "copy")}}
 
@@ -135,7 +134,7 @@ def command(
     type: Annotated[Optional[str], typer.Option(help="With --random: the type of its weights, Q4_K_M by default.")] = None,
     draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name, or ngram; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
-    device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda:0; skipstone devices lists them.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda:0 or hip:0; skipstone devices lists them.")] = "cpu",
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the measured prompt.")] = 512,

@@ -26,9 +26,9 @@ def _unavailable(cards: list[dict[str, Any]], isas: list[str]) -> list[dict[str,
     for card in cards:
         if card["problem"]:
             reason, _, fix = card["problem"].rstrip(".").rpartition("; ")
-            known = card["name"].upper() if card["name"] == "cuda" else card["name"]
-            missing.append({"name": known, "reason": reason or fix, "fix": fix if reason else "check that nvidia-smi shows the card; models run on the processor meanwhile"})
-    missing.append({"name": "HIP", "reason": "this version has no back end for AMD cards yet", "fix": "none; models run on the processor"})
+            known = card["name"].upper() if ":" not in card["name"] else card["name"]
+            look = "nvidia-smi" if card["name"].startswith("cuda") else "rocminfo"
+            missing.append({"name": known, "reason": reason or fix, "fix": fix if reason else f"check that {look} shows the card; models run on the processor meanwhile"})
     return missing
 
 
@@ -49,11 +49,12 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
             if card["problem"]:
                 continue
             try:
-                memory = _native.gpu_memory(int(card["name"].partition(":")[2]))
+                memory = _native.gpu_memory(card["name"])
             except DeviceError as error:
                 unreachable.append({"name": card["name"], "reason": str(error).rstrip("."), "fix": "models run on the processor meanwhile"})
                 continue
-            found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"], "capability": list(card["capability"]),
+            found.append({"name": card["name"], "description": card["description"], "memory_bytes": card["memory"],
+                          **({"target": card["target"]} if "target" in card else {"capability": list(card["capability"])}),
                           "free_bytes": memory["free_bytes"], "copy_bytes_per_second": round(memory["copy_bytes_per_second"]), "read_bytes_per_second": round(memory["read_bytes_per_second"])})
         missing = unreachable + _unavailable(cards, list(_native.isas()))
         if as_json:

@@ -129,7 +129,7 @@ def command(
     kv_type: Annotated[str, typer.Option(help="With --plan: type of the cache, f16, bf16, f32, q8_0 or q4_0.")] = "f16",
     draft: Annotated[Optional[str], typer.Option(help="With --plan: the drafter's file.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="With --plan: without the drafter.")] = False,
-    device: Annotated[str, typer.Option(help="With --plan: auto, cpu or cuda:0.")] = "auto",
+    device: Annotated[str, typer.Option(help="With --plan: auto, cpu, cuda:0 or hip:0.")] = "auto",
     gpu_layers: Annotated[str, typer.Option(help="With --plan: how many layers on cards; auto.")] = "auto",
     cpu_experts: Annotated[str, typer.Option(help="With --plan: of how many layers the processor has the experts; auto.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(help="With --plan: threads of the processor.")] = None,

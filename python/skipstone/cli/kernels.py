@@ -63,7 +63,7 @@ class CardCopies:
 
     CACHES = 64 << 20
 
-    def __init__(self, type: str, rows: int, columns: int, device: int) -> None:
+    def __init__(self, type: str, rows: int, columns: int, device: str) -> None:
         import numpy as np
 
         from .. import _native
@@ -91,7 +91,7 @@ class CardCopies:
         return max(1e-9, took[1] - took[0]) / (len(self.weights) - 1)
 
 
-def measure_card(types: Sequence[str], rows: Sequence[int], shapes: Sequence[tuple[int, int]], device: int, rounds: int) -> Iterator[dict[str, Any]]:
+def measure_card(types: Sequence[str], rows: Sequence[int], shapes: Sequence[tuple[int, int]], device: str, rounds: int) -> Iterator[dict[str, Any]]:
     """As measure, on a card: beside its own reads and copies."""
     import numpy as np
 
@@ -109,7 +109,7 @@ def measure_card(types: Sequence[str], rows: Sequence[int], shapes: Sequence[tup
                 if turn:
                     times[r].append(seconds)
         t = {r: statistics.median(v) for r, v in times.items()}
-        yield {"type": type, "shape": [n, k], "device": f"cuda:{device}", "bytes": copies.bytes, "copies": len(copies.weights), "read_bytes_per_second": round(read), "copy_bytes_per_second": round(copy),
+        yield {"type": type, "shape": [n, k], "device": device, "bytes": copies.bytes, "copies": len(copies.weights), "read_bytes_per_second": round(read), "copy_bytes_per_second": round(copy),
                "rows": {str(r): {"ms": 1e3 * s, "bytes_per_second": copies.bytes / s, "share_of_read_bandwidth": copies.bytes / s / read, "share_of_copy_bandwidth": copies.bytes / s / copy,
                                  "gmacs_per_second": r * n * k / s / 1e9, "relative": s / t[rows[0]]} for r, s in t.items()}}
 
@@ -183,7 +183,7 @@ def command(
     types: Annotated[str, typer.Option(help="Weight types between commas, or all.")] = ",".join(TYPES),
     rows: Annotated[str, typer.Option(help="Rows of activations a product, between commas.")] = ",".join(map(str, ROWS)),
     shape: Annotated[str, typer.Option(help="Shapes of the weight, ROWSxCOLUMNS, between commas.")] = ",".join(SHAPES),
-    device: Annotated[str, typer.Option(help="Where they run: cpu or cuda:0; skipstone devices lists them.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Where they run: cpu, cuda:0 or hip:0; skipstone devices lists them.")] = "cpu",
     threads: Annotated[Optional[str], typer.Option(help="Threads, between commas; by default 1 and all usable cores.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to take medians over.")] = 25,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -212,16 +212,16 @@ def command(
             _show(out, figure, counts)
 
 
-def _card(device: str) -> int | None:
-    """The index of cuda:N; None for cpu."""
+def _card(device: str) -> str | None:
+    """cuda:N or hip:N; None for cpu."""
     from ..errors import ArgumentError
 
     kind, _, index = device.partition(":")
     if device == "cpu":
         return None
-    if kind != "cuda" or not index.isdecimal():
-        raise ArgumentError(f"--device: {device!r}; expected cpu, or cuda:N as skipstone devices lists it")
-    return int(index)
+    if kind not in ("cuda", "hip") or not index.isdecimal():
+        raise ArgumentError(f"--device: {device!r}; expected cpu, or cuda:N or hip:N as skipstone devices lists it")
+    return device
 
 
 def _show(out: Any, figure: dict[str, Any], counts: Sequence[int]) -> None:

@@ -31,7 +31,7 @@ def command(
     grammar: Annotated[Optional[str], typer.Option(help=GRAMMAR_HELP)] = None,
     draft_tokens: Annotated[str, typer.Option(help="Drafts a pass: auto, or 0 to 15.")] = "auto",
     threads: Annotated[Optional[int], typer.Option("--threads", "-t", help="Threads; by default all usable cores.")] = None,
-    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu or cuda:0; skipstone devices lists them.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the model runs: auto, cpu, cuda:0 or hip:0; skipstone devices lists them.")] = "auto",
     gpu_layers: Annotated[str, typer.Option(help="How many of the last layers are on cards; auto: as many as have room.")] = "auto",
     cpu_experts: Annotated[str, typer.Option(help="Of how many layers the processor has the experts; auto: as is fastest.")] = "auto",
     memory_limit: Annotated[Optional[str], typer.Option(help="Of each card: 12GB; by default what is free.")] = None,

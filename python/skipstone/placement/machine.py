@@ -61,12 +61,11 @@ class Processor:
 
 def card(name: str, limit: int | None) -> Card:
     """A card of this machine. limit: use no more of its memory. DeviceError where it cannot be asked."""
-    number = int(name.partition(":")[2])
-    said = _memory(number)
+    said = _memory(name)
     known = next((c for c in _native.gpu_devices() if c["name"] == name), None)
     if known is None:
         raise DeviceError(f"{name}: there is no such card")
-    free = int(_native.gpu_free_bytes(number))
+    free = int(_native.gpu_free_bytes(name))
     usable = free - min(int(RESERVE[0] * free), RESERVE[1])
     if limit is not None:
         usable = min(usable, limit - min(int(RESERVE[0] * limit), RESERVE[1]))
@@ -75,8 +74,8 @@ def card(name: str, limit: int | None) -> Card:
 
 
 @cache
-def _memory(number: int) -> dict[str, Any]:
-    return dict(_native.gpu_memory(number))
+def _memory(name: str) -> dict[str, Any]:
+    return dict(_native.gpu_memory(name))
 
 
 def assumed_card(limit: int) -> Card:

@@ -102,5 +102,5 @@ class Placed:
 
 
 def _program(device: str, spec: dict[str, Any]) -> Any:
-    return _native.Program(spec) if device == "cpu" else _native.GpuProgram(spec, int(device.partition(":")[2]))
+    return _native.Program(spec) if device == "cpu" else _native.GpuProgram(spec, device)
 

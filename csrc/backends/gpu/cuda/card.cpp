@@ -22,6 +22,7 @@ DeviceInfo describe(int index, const cuda::Card& card) {
   d.processors = card.processors;
   d.major = card.major;
   d.minor = card.minor;
+  d.large_teams = d.rings = d.major >= 8;
   d.shared_a_processor = card.shared_a_processor;
   d.shared_a_block = card.shared_a_block;
   if (10 * d.major + d.minor < 75) d.problem = "compute capability " + std::to_string(d.major) + "." + std::to_string(d.minor) + " is too old; 7.5 or newer is needed";
