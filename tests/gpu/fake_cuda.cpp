@@ -2,7 +2,7 @@
 // puts in the driver's place, so that the host code and whole models run without a card. Device memory starts as rubbish.
 //   SKIPSTONE_FAKE_CARDS: how many (default 1)                  SKIPSTONE_FAKE_CLAIM: bytes that it says are free beyond those that are
 //   SKIPSTONE_FAKE_MEMORY: bytes of a card (default 1 GiB)      SKIPSTONE_FAKE_SEED: order in which GPU threads go on
-//   SKIPSTONE_FAKE_SMALL: 1 for a card of compute capability 7.5, with little shared memory
+//   SKIPSTONE_FAKE_SMALL: 1 for a card of compute capability 7.5, with little shared memory; SKIPSTONE_FAKE_SHARED: KiB of it a block
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -34,8 +34,9 @@ template <class Args> Kernel kernel(void (*f)(Args)) {
 std::map<std::string, Kernel> kernels{EXPERTS(q8_0), EXPERTS(q4_k), EXPERTS(q6_k), EXPERTS(q5_k), EXPERTS(q4_0), EXPERTS(q5_0), EXPERTS(canonical),
                                       KERNEL(experts_enter_plain), KERNEL(experts_leave_plain), KERNEL(join_experts), KERNEL(route), KERNEL(close_logits), KERNEL(open_logits),
                                       MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical),
-                                      KERNEL(matmul_plain), KERNEL(rows_in_order), ATTENTIONS(bf16_4), ATTENTIONS(blocks_4), ATTENTIONS(f32_4), ATTENTIONS(f16_4), KERNEL(attention_128_f16_1), KERNEL(attention_128_f16_4),
-                                      KERNEL(attention_128_f16_8), KERNEL(attention_256_f16_1), KERNEL(attention_256_f16_4), KERNEL(attention_256_f16_8), KERNEL(attention_to_512_f16_1), KERNEL(attention_join),
+                                      KERNEL(matmul_plain), KERNEL(rows_in_order), ATTENTIONS(bf16_4), ATTENTIONS(blocks_4), ATTENTIONS(f32_4), ATTENTIONS(f16_4), ATTENTIONS(bf16_1), ATTENTIONS(blocks_1), ATTENTIONS(f16_1),
+                                      KERNEL(attention_to_128_f32_1), KERNEL(attention_to_256_f32_1), KERNEL(attention_128_f16_1), KERNEL(attention_128_f16_4),
+                                      KERNEL(attention_128_f16_8), KERNEL(attention_256_f16_1), KERNEL(attention_256_f16_4), KERNEL(attention_256_f16_8), KERNEL(attention_join),
                                       KERNEL(store_heads), KERNEL(delta_rule), KERNEL(delta_rule_128), KERNEL(choose), KERNEL(read_memory), KERNEL(choose_noisy), KERNEL(draft_next), KERNEL(softcap)};
 
 int64_t number(const char* name, int64_t otherwise) {
@@ -77,7 +78,7 @@ int cuDeviceGetAttribute(int* v, int attribute, int) {
     case 75: *v = small_card() ? 7 : 9; return 0;
     case 76: *v = small_card() ? 5 : 0; return 0;
     case 81: *v = (small_card() ? 64 : 228) << 10; return 0;
-    case 97: *v = (small_card() ? 64 : 227) << 10; return 0;
+    case 97: *v = static_cast<int>(number("SKIPSTONE_FAKE_SHARED", small_card() ? 64 : 227)) << 10; return 0;
     default: *v = 0; return 0;
   }
 }

@@ -33,18 +33,19 @@ def test_is_listed(card: int) -> None:
     assert memory["copy_bytes_per_second"] > 0 and 0 < memory["free_bytes"] <= 1 << 30
 
 
-@pytest.mark.parametrize(("name", "kind", "seed"), [("plain", "Q5_0", 1), ("plain", "Q4_0", 77), ("sandwich", "Q8_0", 5), ("recurrent", "Q4_0", 2)])
+@pytest.mark.parametrize(("name", "kind", "seed"), [("plain", "Q5_0", 1), ("plain", "Q4_0", 77), ("sandwich", "Q8_0", 5), ("recurrent", "Q4_0", 2),
+                                                  ("mixture", "Q5_0", 3), ("shares", "Q4_0", 6), ("wide", "Q4_0", 7)])
 def test_the_bits_of_the_other_card(card: int, name: str, kind: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two vendors' forms of the kernels, blocks and threads in other orders: one text, one set of bits."""
     monkeypatch.setenv("SKIPSTONE_FAKE_SEED", str(seed))
-    spec = programs.SPECS[name](kind)
+    spec = programs.plain(kind, 4, 1, 256) if name == "wide" else programs.SPECS[name](kind)
     results = []
     for device in ("cuda:0", NAME):
         program = _native.GpuProgram(spec, device)
         sequence = program.sequence("f16")
         results.append([programs.logits(program, sequence, part) for part in np.split(programs.TOKENS[:40], [1, 9, 21])])
     for nvidia, amd in zip(*results, strict=True):
-        assert np.isfinite(amd).all() and np.array_equal(nvidia, amd)
+        assert not np.isnan(amd).any() and np.array_equal(nvidia, amd)      # closed clusters of "shares" are minus infinity
 
 
 def test_rows_and_cuts(card: int) -> None:

@@ -254,7 +254,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   }
   barrier();
   u8 *ring = dynamic_shared(), *query_terms = ring + a.pieces * piece_size, *work = query_terms + COLUMNS * head_steps * Piece::bytes;
-  float* told = reinterpret_cast<float*>(dynamic_shared() + attention_shared(head, TYPE, COLUMNS, a.pieces)) - queries * (query_stride + 4);      // [query][tile]
+  float* told = reinterpret_cast<float*>(dynamic_shared() + attention_shared(head, TYPE, COLUMNS, a.pieces, a.preparers)) - queries * (query_stride + 4);      // [query][tile]
   int* sees = reinterpret_cast<int*>(told + queries * query_stride);      // [query] low, high; then largest and total
   const auto row_of = [&](int query) { return static_cast<int>((static_cast<u32>(query) * inverse_group) >> 20); };
   // Rows of a piece (an even one: keys, an odd one: values of the same positions) that lie before position `until`. A lane copies 16 bytes of a row.
@@ -300,7 +300,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
     return task;
   };
   Head<4 * PARTS> next;
-  if (warp < tasks) {
+  if (warp < a.preparers && warp < tasks) {
     const Task own = task_of(warp);
     next.load_constants(own.from, own.position, head);
   }
@@ -313,16 +313,16 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   wait_for_previous();
   if (a.stored)
     for (int i = 0; i < a.pieces; ++i) fetch(i, ring + i * piece_size, end);
-  if (warp < tasks) {
+  if (warp < a.preparers && warp < tasks) {
     const Task own = task_of(warp);
     next.load(own.from, own.row, own.index, head);
   }
   float* scratch = reinterpret_cast<float*>(work) + whole * warp;
-  for (int i = warp; i < tasks; i += attention_warps) {
+  for (int i = warp < a.preparers ? warp : tasks; i < tasks; i += a.preparers) {
     const Task own = task_of(i);
     Head<4 * PARTS> now = next;
-    if (i + attention_warps < tasks) {
-      const Task after = task_of(i + attention_warps);
+    if (i + a.preparers < tasks) {
+      const Task after = task_of(i + a.preparers);
       next.load_constants(after.from, after.position, head);
       next.load(after.from, after.row, after.index, head);
     }
@@ -547,6 +547,19 @@ ATTENTION(to_512_bf16_4, 1, 4, 0, 2, 4)
 ATTENTION(to_128_f32_4, 1, 1, 0, 0, 4)
 ATTENTION(to_256_f32_4, 1, 2, 0, 0, 4)
 ATTENTION(to_512_f32_4, 1, 4, 0, 0, 4)
+// Where a block has at most 99 KiB of shared memory, four groups of 8 queries are too many for some.
+#if SK_AMD || SK_EMULATED || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 750 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
+ATTENTION(to_128_f16_1, 1, 1, 0, 1, 1)
+ATTENTION(to_256_f16_1, 1, 2, 0, 1, 1)
+ATTENTION(to_128_blocks_1, 1, 1, 0, 3, 1)
+ATTENTION(to_256_blocks_1, 1, 2, 0, 3, 1)
+ATTENTION(to_512_blocks_1, 1, 4, 0, 3, 1)
+ATTENTION(to_128_bf16_1, 1, 1, 0, 2, 1)
+ATTENTION(to_256_bf16_1, 1, 2, 0, 2, 1)
+ATTENTION(to_512_bf16_1, 1, 4, 0, 2, 1)
+ATTENTION(to_128_f32_1, 1, 1, 0, 0, 1)
+ATTENTION(to_256_f32_1, 1, 2, 0, 0, 1)
+#endif
 #undef ATTENTION
 
 }  // namespace skipstone::gpu

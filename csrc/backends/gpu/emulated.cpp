@@ -63,7 +63,7 @@ extern "C" void emulated_matmul(int type_id, const uint8_t* packed, const unsign
 }
 
 // One sequence's attention. cache: chunks of 256 positions one after the other; positions start .. start + rows - 1 are those of q, k, v (rows x heads x head,
-// rows x kv_heads x head) and are put into it. columns: 1, 4 or 8 groups of queries; pieces, joins, stored: as in AttentionArgs. None of them may change a bit.
+// rows x kv_heads x head) and are put into it. columns: 1, 4 or 8 groups of queries; pieces, joins, stored: as in AttentionArgs. None of them may change a bit, nor the seed, which says how many warps prepare.
 extern "C" void emulated_attention(const float* q, const float* k, const float* v, void* cache, float* y, int type, int heads, int kv_heads, int head, int window, int start, int rows,
                                    float scale, int columns, int pieces, int joins, int stored, uint32_t seed) {
   std::vector<unsigned long long> chunks;
@@ -79,7 +79,7 @@ extern "C" void emulated_attention(const float* q, const float* k, const float* 
   a.v = {v, nullptr, nullptr, kv_heads * head, head, 0, 0, 0.0f};
   a.pass = {&part, part_of.data(), position.data(), nullptr};
   a.cache = {0, type, kv_heads, head, window, 0};
-  a.scale = scale, a.heads = heads, a.rows = rows, a.parts = 1, a.pieces = pieces, a.joins = joins, a.stored = stored, a.y = y;
+  a.scale = scale, a.heads = heads, a.rows = rows, a.parts = 1, a.pieces = pieces, a.joins = joins, a.stored = stored, a.preparers = seed & 1 ? 8 : 4, a.y = y;
   a.tiles = (rows * (heads / kv_heads) + 8 * columns - 1) / (8 * columns);
   a.splits = split_of(start + rows - 1, window) - split_of(window && start >= window ? start + 1 - window : 0, window) + 1;
   std::vector<float> partial(static_cast<size_t>(i64(rows) * heads * a.splits * (head + 2)), __builtin_nanf(""));
@@ -96,7 +96,7 @@ extern "C" void emulated_attention(const float* q, const float* k, const float* 
   if (stored) emulate::run((rows * 2 * kv_heads + 7) / 8, 256, seed, [&] { store_heads(a); });
   emulate::run(a.tiles * a.splits * kv_heads, 256, seed, [&] {
     columns == 1 ? sized(std::integral_constant<int, 1>{}) : columns == 4 ? sized(std::integral_constant<int, 4>{}) : sized(std::integral_constant<int, 8>{});
-  }, static_cast<size_t>(attention_shared(head, type, columns, pieces)));
+  }, static_cast<size_t>(attention_shared(head, type, columns, pieces, a.preparers)));
   if (!joins) emulate::run((rows * heads * ((head + 31) / 32) + 7) / 8, 256, seed, [&] { attention_join(a); });
 }
 

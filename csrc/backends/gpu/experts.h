@@ -79,6 +79,7 @@ struct OrderedArgs {
   float cap;
 };
 
+constexpr int expert_static = 16;        // bytes of shared memory that are always taken
 // Shared memory: a ring of two tiles a warp, then a sum for each warp, half and column.
 SK_BOTH constexpr int experts_shared(int depth, int chunk_bytes, int columns, int halves) {
   return expert_warps * (depth * 2 * chunk_bytes + halves * columns * sum_stride * 4);

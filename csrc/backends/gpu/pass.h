@@ -69,6 +69,7 @@ struct AttentionArgs {
   float scale;
   int heads, borrows, rows;
   int parts, tiles, splits, pieces;      // of the grid: parts of the pass, tiles of queries a part, splits a tile; pieces of the cache on their way
+  int preparers;                         // warps of a block that prepare keys, values and queries: 8, fewer where memory is short
   int joins;                             // the block that finishes a tile's last split joins them; else attention_join does
   int stored;                            // k and v of the pass are in the cache already (store_heads)
   int gated;                             // a head's gate follows its q: results are times sigmoid(gate)
@@ -101,14 +102,14 @@ SK_BOTH constexpr int piece_bytes(int head, int type) { return step_positions(he
 SK_BOTH constexpr int fragment_bytes(int type) { return type == 1 || in_blocks(type) ? 512 : 768; }
 SK_BOTH constexpr int query_bytes(int head, int type, int columns) { return columns * whole_head(head) / 16 * fragment_bytes(type); }
 // Weights of the values, and before that what else a step needs: sums of parts of a head, a head a warp in preparation.
-SK_BOTH constexpr int work_bytes(int head, int type, int columns) {
-  const int weights = columns * step_positions(head) / 16 * fragment_bytes(type), sums = head > 128 ? 4096 * columns : 0, scratch = 32 * whole_head(head);
+SK_BOTH constexpr int work_bytes(int head, int type, int columns, int preparers) {
+  const int weights = columns * step_positions(head) / 16 * fragment_bytes(type), sums = head > 128 ? 4096 * columns : 0, scratch = 4 * preparers * whole_head(head);
   const int most = weights > sums ? weights : sums;
   return most > scratch ? most : scratch;
 }
 constexpr int query_stride = 12;     // floats a query of what warps tell each other
-SK_BOTH constexpr int attention_shared(int head, int type, int columns, int pieces) {
-  const int results = 8 * columns * (whole_head(head) + 4) * 4, ring = pieces * piece_bytes(head, type) + query_bytes(head, type, columns) + work_bytes(head, type, columns);
+SK_BOTH constexpr int attention_shared(int head, int type, int columns, int pieces, int preparers = 8) {
+  const int results = 8 * columns * (whole_head(head) + 4) * 4, ring = pieces * piece_bytes(head, type) + query_bytes(head, type, columns) + work_bytes(head, type, columns, preparers);
   return (ring > results ? ring : results) + 8 * columns * (query_stride + 4) * 4;
 }
 

@@ -25,16 +25,32 @@ int bucket(int64_t n) {
 // Of attention: which of its forms suits a head and so many queries of a key/value head in a part. Which one runs changes no bit.
 struct AttentionForm {
   std::string name;
-  int columns;                           // groups of 8 queries
+  int columns, preparers;                // groups of 8 queries; as in AttentionArgs
+  int bytes(int head, int type, int pieces) const { return attention_shared(head, type, columns, pieces, preparers); }
 };
-// blocks: a tile; room: blocks that the card runs at once. While there is room, tiles of 8 queries go side by side: they read the cache from its caches.
-AttentionForm attention_form(int head, int type, int queries, int blocks = 1, int room = 0) {
+constexpr int attention_static = 64;     // bytes of shared memory that are always taken
+// shared: bytes of a block. blocks: a tile; room: blocks that the card runs at once. While there is room, tiles of 8 queries go side by side: they read the
+// cache from its caches.
+AttentionForm attention_form(int head, int type, int queries, int shared, int blocks = 1, int room = 0) {
   const bool common = type == 1 && (head == 128 || head == 256), few = queries <= 8 || (queries + 7) / 8 * blocks <= room;
-  const int columns = few && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
+  int columns = few && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
+  const auto fits = [&](int preparers) { return attention_shared(head, type, columns, 1, preparers) + attention_static <= shared; };
+  if (columns == 8 && !fits(8)) columns = 4;
+  if (columns == 4 && !fits(8) && (type || head <= 256)) columns = 1;
   const std::string size = common ? std::to_string(head) : head <= 128 ? "to_128" : head <= 256 ? "to_256" : "to_512";
-  return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : in_blocks(type) ? "_blocks_" : "_f32_") + std::to_string(columns), columns};
+  return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : in_blocks(type) ? "_blocks_" : "_f32_") + std::to_string(columns), columns, fits(8) ? 8 : 4};
 }
 constexpr int most_queries = 64;         // of a block of attention
+// Pieces of the cache on their way in a block: as many as fit, but two blocks a processor where there are so many.
+int attention_pieces(const DeviceInfo& card, const Cache& cache, const AttentionForm& form, int blocks) {
+  const auto fit = [&](int bytes) {
+    int pieces = 6;
+    while (pieces > 1 && form.bytes(cache.head, cache.type, pieces) > bytes) --pieces;
+    return pieces;
+  };
+  const int alone = fit(card.shared_a_block - attention_static), together = fit(std::min(card.shared_a_block, card.shared_a_processor / 2 - 1024) - attention_static);
+  return blocks > card.processors && form.columns < 8 && together >= 2 ? together : alone;
+}
 
 TableKind table_kind(const DeviceWeight& w) {
   if (w.plain >= 0) return static_cast<TableKind>(w.plain);
@@ -59,7 +75,6 @@ Routes routes_in(const Memory& memory, int64_t pairs) {
   int* at = memory.as<int>();
   return {at, reinterpret_cast<float*>(at + pairs), at + 2 * pairs, reinterpret_cast<Job*>(at + 2 * pairs + 4), at + 6 * pairs + 4};
 }
-int expert_columns(int rows) { return rows <= 8 ? 8 : 16; }
 ExpertWeights side_of(const DeviceWeight* first, const DeviceWeight* second) {
   if (!first) return {};
   ExpertWeights w{};
@@ -84,6 +99,7 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
   for (int64_t w : widths_)
     if (w < 1 || w > (int64_t{1} << 24)) throw ModelError("a buffer of width " + std::to_string(w) + "; expected 1 to 16777216");
   const Planner plan(*this, operations);
+  choose_expert_columns();
   tables_ = Memory(driver_, tables_bytes);
   pass_ = {reinterpret_cast<const PartRecord*>(tables_.address() + records_at), reinterpret_cast<const int*>(tables_.address() + part_of_at),
            reinterpret_cast<const int*>(tables_.address() + position_at), reinterpret_cast<const int*>(tables_.address() + wanted_at)};
@@ -130,6 +146,22 @@ GpuProgram::GpuProgram(std::shared_ptr<Driver> driver, std::vector<int64_t> widt
 }
 
 GpuProgram::~GpuProgram() { forget_recordings(); }
+
+// Experts, the head's clusters among them, take 16 pairs at once, or 8 where a block's memory has no room for so many results. DeviceError.
+void GpuProgram::choose_expert_columns() {
+  const DeviceInfo& card = driver_->info();
+  int most[2] = {0, 0};                  // bytes with 8 and with 16 columns
+  const auto needs = [&](const std::shared_ptr<const DeviceWeight>& w, int halves) {
+    for (int i = 0; i < 2; ++i)
+      if (w && w->plain < 0) most[i] = std::max(most[i], experts_shared(1, w->chunk_bytes, 8 << i, halves) + expert_static);
+  };
+  for (const Step& s : steps_)
+    if (s.kind == Kind::experts) needs(s.gate, 2), needs(s.down, 1);
+  if (ordered_.top) needs(head_, 1);
+  if (most[0] > card.shared_a_block)
+    throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's experts need " + std::to_string(most[0]) + "; use device='cpu'");
+  expert_columns_ = most[1] > card.shared_a_block ? 8 : 16;
+}
 
 // Recordings hold addresses, so they are dropped with the memory that grows.
 void GpuProgram::forget_recordings() {
@@ -254,13 +286,11 @@ void GpuProgram::launch_experts(const char* name, const DeviceWeight& w, Experts
   int shared_bytes = 0, at_once = 4;
   if (w.plain < 0) {
     const auto bytes = [&](int depth) { return experts_shared(depth, w.chunk_bytes, columns, halves); };
-    if (bytes(1) > card.shared_a_block)
-      throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's experts need " + std::to_string(bytes(1)) + "; use device='cpu'");
     // Two blocks a processor with all that they can have on its way.
     const int steps = halves * ((w.chunks + (1 << args.slice_bits) - 1) >> args.slice_bits);
     args.depth = 1;
     for (int depth : {2, 4})
-      if (depth <= std::max(2, steps) && bytes(depth) <= card.shared_a_block && 2 * (bytes(depth) + 1024) <= card.shared_a_processor) args.depth = depth;
+      if (card.rings && depth <= std::max(2, steps) && bytes(depth) <= card.shared_a_block && 2 * (bytes(depth) + 1024) <= card.shared_a_processor) args.depth = depth;
     shared_bytes = bytes(args.depth);
     at_once = std::max(1, std::min(columns == 8 ? 2 : 1, card.shared_a_processor / (shared_bytes + 1024)));
   }
@@ -405,28 +435,17 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
   }
   a.stored = s.shares || (!a.borrows && shape.rows > most_rows);
   if (a.stored && !s.shares) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
-  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads), shape.parts * shape.splits * a.cache.kv_heads, 2 * driver_->info().processors);
+  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads), driver_->info().shared_a_block, shape.parts * shape.splits * a.cache.kv_heads, 2 * driver_->info().processors);
   a.parts = shape.parts;
   a.tiles = (shape.longest * (a.heads / a.cache.kv_heads) + 8 * form.columns - 1) / (8 * form.columns);
   a.splits = shape.splits;
   const int blocks = a.parts * a.tiles * a.splits * a.cache.kv_heads;
-  a.pieces = attention_pieces(a.cache.head, a.cache.type, form.columns, blocks);
+  a.preparers = form.preparers;
+  a.pieces = attention_pieces(driver_->info(), a.cache, form, blocks);
   // What the last block of a tile has to join, it joins alone. (There are counters for all tiles of a pass unless its parts are very unlike.)
   a.joins = a.splits == 1 || (int64_t{8} * form.columns * a.splits * a.cache.head <= int64_t{16} << 10 && int64_t{4} * a.parts * a.tiles * a.cache.kv_heads <= arrived_.bytes());
-  driver_->launch(form.name.c_str(), blocks, 256, &a, attention_shared(a.cache.head, a.cache.type, form.columns, a.pieces));
+  driver_->launch(form.name.c_str(), blocks, 256, &a, form.bytes(a.cache.head, a.cache.type, a.pieces));
   if (!a.joins) driver_->launch("attention_join", (shape.rows * a.heads * ((a.cache.head + 31) / 32) + 7) / 8, 256, &a);
-}
-
-// Pieces of the cache on their way in a block: as many as fit, but two blocks a processor where there are so many.
-int GpuProgram::attention_pieces(int head, int type, int columns, int blocks) const {
-  const DeviceInfo& card = driver_->info();
-  const auto fit = [&](int bytes) {
-    int pieces = 6;
-    while (pieces > 1 && attention_shared(head, type, columns, pieces) > bytes) --pieces;
-    return pieces;
-  };
-  const int alone = fit(card.shared_a_block - 64), together = fit(std::min(card.shared_a_block, card.shared_a_processor / 2 - 1024) - 64);
-  return blocks > card.processors && columns < 8 && together >= 2 ? together : alone;
 }
 
 // Of the rows in head_input_: scores of the centroids, the best of them, the products with their clusters.
@@ -677,7 +696,8 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
       c.ring = real.ring;
       forget_recordings();
     }
-    if (attention_shared(c.head, shape.cache_type, attention_form(c.head, shape.cache_type, most_queries).columns, 1) + 64 > driver_->info().shared_a_block)
+    const int shared = driver_->info().shared_a_block;
+    if (attention_form(c.head, shape.cache_type, most_queries, shared).bytes(c.head, shape.cache_type, 1) + attention_static > shared)
       throw DeviceError(driver_->info().name + " (" + driver_->info().description + ") has too little shared memory for heads of " + std::to_string(c.head) + " in a cache of this kv_type; use kv_type='f16'");
   }
   if (shape.splits > 1) grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);

@@ -127,7 +127,8 @@ class GpuProgram {
             const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out, const Chain* chain = nullptr);
   int64_t rows_that_fit(int64_t longest) const;
   int most_splits(const std::vector<PartRecord>& records) const;
-  int attention_pieces(int head, int type, int columns, int blocks) const;
+  void choose_expert_columns();
+  int expert_columns(int rows) const { return rows <= 8 ? 8 : expert_columns_; }
   void forget_recordings();
   void cover_angles(int64_t positions);
   float* buffer(int id) const { return values_.as<float>(slot_[static_cast<size_t>(id)] * pass_rows); }
@@ -174,6 +175,7 @@ class GpuProgram {
   int64_t delta_work_ = 0;
   // Of mixtures: the most that a row's experts need.
   struct { int64_t used = 0, made_floats = 0, gated_bytes = 0, shared_bytes = 0, counters = 0; } mixture_;
+  int expert_columns_ = 16;              // pairs that a job has at most
   Memory routes_, made_, gated_, gated_shared_, counters_;
   bool borrows_ = false, ends_in_sum_ = false;
   std::vector<Meeting> meetings_;
