@@ -18,7 +18,8 @@ DOT = {"gfx9": r"v_dot4c?_i32_i8", "gfx10": r"v_dot4c?_i32_i8", "gfx1[12]": r"v_
 WIDE = {"gfx": r"global_load_(b128|dwordx4)"}
 MOVES = {"gfx": r"_dpp\b"}
 # Kernels by name, and what each target's code must contain.
-RULES = ((r"matmul_(?!plain)", "dot products of bytes", DOT), (r"matmul_(?!plain)", "loads of 16 bytes", WIDE), (r"matmul_(?!plain)", "lanes that trade without memory", MOVES))
+QUANTIZED = r"(matmul|experts_enter|experts_leave)_(?!plain)"
+RULES = ((QUANTIZED, "dot products of bytes", DOT), (QUANTIZED, "loads of 16 bytes", WIDE), (QUANTIZED, "lanes that trade without memory", MOVES))
 # Memory of a thread's own is where registers are spilled to; generic addresses mean that a pointer's memory was not known.
 FORBIDDEN = r"\b(scratch_(load|store)|buffer_(load|store)|flat_(load|store)|s_swappc)\w*"
 

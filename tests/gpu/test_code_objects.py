@@ -38,7 +38,7 @@ def test_every_target_is_sound(tmp_path: Path) -> None:
     assert tuple(found) == code_objects.TARGETS
     kernels = {target: set(code_objects.notes(path)) for target, path in found.items()}
     assert all(names == kernels["gfx1100"] for names in kernels.values())
-    assert {"rows_in_order", "delta_rule", "choose", "matmul_plain", "matmul_q4_k_team4_columns8", "matmul_q8_0_team4_columns16"} <= kernels["gfx1100"]
+    assert {"rows_in_order", "delta_rule", "choose", "matmul_plain", "matmul_q4_k_team4_columns8", "matmul_q8_0_team4_columns16", "attention_128_f16_1", "experts_leave_q6_k_columns8"} <= kernels["gfx1100"]
     assert [f"{target}: {sentence}" for target, path in found.items() for sentence in code_objects.problems(path, target)] == []
 
 

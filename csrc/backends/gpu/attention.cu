@@ -265,7 +265,7 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
   const auto fetch = [&](int piece, u8* slot, int until) {
     if (piece < pieces) {
       const int base = (first_step + piece / 2) * step;
-      const u8* memory = reinterpret_cast<const u8*>(chunks[(base - low) / chunk_positions]) + (piece & 1 ? to_values : 0);
+      const u8* memory = static_cast<const u8*>(device_pointer(chunks[(base - low) / chunk_positions])) + (piece & 1 ? to_values : 0);
       const u8* from = memory + base % chunk_positions * row_size + own_from;
       u8* to = slot + own_to;
       if (HEAD && !blocks && base + step <= until) {
@@ -529,25 +529,28 @@ template <int PARTS, int HEAD, int SOURCE, int COLUMNS> SK_DEVICE void attend(co
 #define ATTENTION(name, blocks, ...) SK_KERNEL(256, blocks) attention_##name(AttentionArgs a) { attend<__VA_ARGS__>(a); }
 // name: f16 with heads of 128, 256, else heads up to 128, 256, 512 in f16, bf16, f32, blocks; then groups of 8 queries. The host chooses (program.cpp).
 ATTENTION(128_f16_1, 2, 1, 128, 1, 1)
+ATTENTION(to_512_f16_1, 1, 4, 0, 1, 1)
+ATTENTION(to_128_f16_4, 2, 1, 0, 1, 4)
+ATTENTION(to_128_blocks_4, 1, 1, 0, 3, 4)
+ATTENTION(to_128_bf16_4, 1, 1, 0, 2, 4)
+// Not where a block has 64 KiB of shared memory.
+#if !SK_AMD && !(defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750)
 ATTENTION(128_f16_4, 2, 1, 128, 1, 4)
 ATTENTION(128_f16_8, 1, 1, 128, 1, 8)
 ATTENTION(256_f16_1, 2, 2, 256, 1, 1)
 ATTENTION(256_f16_4, 1, 2, 256, 1, 4)
 ATTENTION(256_f16_8, 1, 2, 256, 1, 8)
-ATTENTION(to_128_f16_4, 2, 1, 0, 1, 4)
 ATTENTION(to_256_f16_4, 1, 2, 0, 1, 4)
-ATTENTION(to_512_f16_1, 1, 4, 0, 1, 1)
 ATTENTION(to_512_f16_4, 1, 4, 0, 1, 4)
-ATTENTION(to_128_blocks_4, 1, 1, 0, 3, 4)
 ATTENTION(to_256_blocks_4, 1, 2, 0, 3, 4)
 ATTENTION(to_512_blocks_4, 1, 4, 0, 3, 4)
-ATTENTION(to_128_bf16_4, 1, 1, 0, 2, 4)
 ATTENTION(to_256_bf16_4, 1, 2, 0, 2, 4)
 ATTENTION(to_512_bf16_4, 1, 4, 0, 2, 4)
 ATTENTION(to_128_f32_4, 1, 1, 0, 0, 4)
 ATTENTION(to_256_f32_4, 1, 2, 0, 0, 4)
 ATTENTION(to_512_f32_4, 1, 4, 0, 0, 4)
-// Where a block has at most 99 KiB of shared memory, four groups of 8 queries are too many for some.
+#endif
+// Where a block has at most 99 KiB, four groups are too many for some.
 #if SK_AMD || SK_EMULATED || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 750 || __CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890 || __CUDA_ARCH__ >= 1200
 ATTENTION(to_128_f16_1, 1, 1, 0, 1, 1)
 ATTENTION(to_256_f16_1, 1, 2, 0, 1, 1)

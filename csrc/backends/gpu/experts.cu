@@ -41,13 +41,13 @@ struct Item {
 };
 SK_DEVICE int stretches_of(const ExpertWeights& w, int teams) { return (w.units + teams - 1) / teams; }
 // A pass of one row needs no list of jobs: they are its pairs.
-SK_DEVICE int own_jobs(const ExpertsArgs& a) { return a.rows == 1 ? a.used : a.routes.counts[0]; }
-SK_DEVICE int shared_jobs(const ExpertsArgs& a) { return a.rows == 1 ? a.shared.units > 0 : a.routes.counts[1]; }
+SK_DEVICE int own_jobs(const ExpertsArgs& a) { return a.rows == 1 ? a.used : from_device(a.routes.counts); }
+SK_DEVICE int shared_jobs(const ExpertsArgs& a) { return a.rows == 1 ? a.shared.units > 0 : from_device(a.routes.counts + 1); }
 SK_DEVICE Job job_of(const ExpertsArgs& a, int i) {
   if (a.rows > 1) return a.routes.jobs[i];
-  return {i < a.used ? a.routes.chosen[i] : -1, i, 1, 0};
+  return {i < a.used ? from_device(a.routes.chosen + i) : -1, i, 1, 0};
 }
-SK_DEVICE int pair_of(const ExpertsArgs& a, int place) { return a.rows == 1 ? place : a.routes.order[place]; }
+SK_DEVICE int pair_of(const ExpertsArgs& a, int place) { return a.rows == 1 ? place : from_device(a.routes.order + place); }
 SK_DEVICE int item_count(const ExpertsArgs& a, int teams) { return own_jobs(a) * stretches_of(a.own, teams) + shared_jobs(a) * stretches_of(a.shared, teams); }
 SK_DEVICE Item item_of(const ExpertsArgs& a, int item, int teams) {
   const int own = stretches_of(a.own, teams), jobs = own_jobs(a);
@@ -218,6 +218,7 @@ template <class T, int NT, bool ENTER> SK_DEVICE void experts(const ExpertsArgs&
           Scattered<NT> chunk = x;
           chunk.x += i64(4 * pair_bytes) * c;
           T::template use<2, NT>(ring + slot * step_bytes, chunk, acc);
+          acc[0].settle(), acc[1].settle();
           meet_lanes();
           if (ahead.item < items) {
             copy_tiles(ring + slot * step_bytes, ahead.at(), step_bytes);
@@ -259,11 +260,18 @@ SK_KERNEL(256, 2) join_experts(ExpertsArgs a) {
   if (row < a.rows) join_row(a, row, task % a.own.units);
 }
 
-#define EXPERTS(type, name)                                                                            \
+#define EXPERTS_8(type, name)                                                                          \
   SK_KERNEL(256, 2) experts_enter_##name##_columns8(ExpertsArgs a) { experts<type, 1, true>(a); }       \
+  SK_KERNEL(256, 2) experts_leave_##name##_columns8(ExpertsArgs a) { experts<type, 1, false>(a); }
+// Where a block has 64 KiB of shared memory, 16 columns have no room.
+#if SK_AMD || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750)
+#define EXPERTS(type, name) EXPERTS_8(type, name)
+#else
+#define EXPERTS(type, name)                                                                            \
+  EXPERTS_8(type, name)                                                                                \
   SK_KERNEL(256, 1) experts_enter_##name##_columns16(ExpertsArgs a) { experts<type, 2, true>(a); }      \
-  SK_KERNEL(256, 2) experts_leave_##name##_columns8(ExpertsArgs a) { experts<type, 1, false>(a); }      \
   SK_KERNEL(256, 1) experts_leave_##name##_columns16(ExpertsArgs a) { experts<type, 2, false>(a); }
+#endif
 EXPERTS(Q8_0, q8_0)
 EXPERTS(Q4_K, q4_k)
 EXPERTS(Q6_K, q6_k)
@@ -271,6 +279,7 @@ EXPERTS(Q5_K, q5_k)
 EXPERTS(Q4_0, q4_0)
 EXPERTS(Q5_0, q5_0)
 EXPERTS(Canonical, canonical)
+#undef EXPERTS_8
 #undef EXPERTS
 
 }  // namespace skipstone::gpu

@@ -127,9 +127,10 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
   constexpr int teams = WARPS == 1 ? 4 : 1, columns = 8 * NT, own = slices / WARPS, area = columns * sum_stride, warps = WARPS * 2 / TILES, step_bytes = TILES * T::bytes;
   constexpr int values = (columns + warps - 1) / warps;
   const int lane = thread() & 31, in_block = thread() >> 5, warp = WARPS == 1 ? 0 : in_block * TILES / 2, tile = TILES == 1 ? in_block & 1 : 0, g = lane >> 2, t = lane & 3;
+  const int depth = through_registers ? 1 : a.depth;
   const int groups = (a.rows + columns - 1) / columns, member = WARPS == 1 ? in_block : 0, halves = a.end >= silu_end ? 2 : 1;
-  u8* ring = dynamic_shared() + in_block * a.depth * step_bytes;
-  float* sums = reinterpret_cast<float*>(dynamic_shared() + teams * warps * a.depth * step_bytes) + (WARPS == 1 ? 3 * in_block * area : 0);
+  u8* ring = dynamic_shared() + in_block * depth * step_bytes;
+  float* sums = reinterpret_cast<float*>(dynamic_shared() + teams * warps * depth * step_bytes) + (WARPS == 1 ? 3 * in_block * area : 0);
   float* factors = sums + WARPS * area;          // of teams with several warps
   Steps<T, WARPS, teams> ahead;
   ahead.start(a, block(), warp, member, groups);
@@ -142,7 +143,7 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
       ahead.next(a, warp, groups);
     }
   }
-  for (int i = 0; !hold && i < a.depth; ++i) {
+  for (int i = 0; !hold && i < depth; ++i) {
     if (ahead.more(a, warp)) {
       copy_step(ring + i * step_bytes, ahead.at() + tile * T::bytes, step_bytes);
       ahead.next(a, warp, groups);
@@ -172,7 +173,7 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
         Sums<NT> acc[TILES] = {};
         for (int c = own * warp + s; c < a.chunks; c += slices) {
           if constexpr (hold) held.store(ring);
-          else wait_step(a.depth);
+          else wait_step(depth);
           meet_lanes();
           if constexpr (hold) {
             if (ahead.more(a, warp)) {
@@ -192,7 +193,7 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
             ahead.next(a, warp, groups);
           }
           close_copies();
-          slot = slot + 1 == a.depth ? 0 : slot + 1;
+          slot = slot + 1 == depth ? 0 : slot + 1;
         }
         float *whole = sums + half * area, *pair = sums + 2 * area;
         SK_UNROLL for (int of = 0; of < TILES; ++of)

@@ -7,14 +7,18 @@
 namespace skipstone::gpu {
 
 SK_DEVICE float plain_weight(const void* w, int type, i64 i) {
-  if (type == 0) return static_cast<const float*>(w)[i];
-  const u32 h = static_cast<const u16*>(w)[i];
+  if (type == 0) return from_device(static_cast<const float*>(w) + i);
+  const u32 h = from_device(static_cast<const u16*>(w) + i);
   return type == 1 ? from_half(h) : from_brain(h);
 }
+SK_DEVICE F4 four_floats(const float* p) {
+  const U4 v = from_device(reinterpret_cast<const U4*>(p));
+  return {bits<float>(v.x), bits<float>(v.y), bits<float>(v.z), bits<float>(v.w)};
+}
 SK_DEVICE F4 four_plain(const void* w, int type, i64 i) {
-  if (type == 0) return *reinterpret_cast<const F4*>(static_cast<const float*>(w) + i);
-  struct alignas(8) Two { u32 low, high; };
-  const Two h = *reinterpret_cast<const Two*>(static_cast<const u16*>(w) + i);
+  if (type == 0) return four_floats(static_cast<const float*>(w) + i);
+  const unsigned long long both = from_device(reinterpret_cast<const unsigned long long*>(static_cast<const u16*>(w) + i));
+  const struct { u32 low, high; } h{static_cast<u32>(both), static_cast<u32>(both >> 32)};
   if (type == 1) return {from_half(h.low & 0xffffu), from_half(h.low >> 16), from_half(h.high & 0xffffu), from_half(h.high >> 16)};
   return {bits<float>(h.low << 16), bits<float>(h.low & 0xffff0000u), bits<float>(h.high << 16), bits<float>(h.high & 0xffff0000u)};
 }
@@ -29,7 +33,7 @@ template <int ROWS, class X> SK_DEVICE void plain_output(const void* w, int type
   SK_UNROLL_4 for (int i = 4 * lane; i < whole; i += 128) {
     F4 v = four_plain(w, type, from + i);
     if (own) {
-      const float f = own[i / stretch];
+      const float f = from_device(own + i / stretch);
       v = {mul(v.x, f), mul(v.y, f), mul(v.z, f), mul(v.w, f)};
     }
     if (norm) {
@@ -38,16 +42,16 @@ template <int ROWS, class X> SK_DEVICE void plain_output(const void* w, int type
     }
     SK_UNROLL for (int r = 0; r < ROWS; ++r)
       if (r < count) {
-        const F4 o = *reinterpret_cast<const F4*>(x(r) + i);
+        const F4 o = four_floats(x(r) + i);
         y[r] = fma(v.w, o.w, fma(v.z, o.z, fma(v.y, o.y, fma(v.x, o.x, y[r]))));
       }
   }
   for (int i = whole + lane; i < columns; i += 32) {
     float v = plain_weight(w, type, from + i);
-    if (own) v = mul(v, own[i / stretch]);
+    if (own) v = mul(v, from_device(own + i / stretch));
     if (norm) v = mul(v, norm[i]);
     SK_UNROLL for (int r = 0; r < ROWS; ++r)
-      if (r < count) y[r] = fma(v, x(r)[i], y[r]);
+      if (r < count) y[r] = fma(v, from_device(x(r) + i), y[r]);
   }
   SK_UNROLL for (int r = 0; r < ROWS; ++r) y[r] = sum_lanes(y[r]);
 }

@@ -407,7 +407,7 @@ SK_DEVICE Product multiply_half(u32 a0, u32 a1, const Columns& b, int block, int
 //   a0, a1: rows g, g + 8, positions 2t, 2t + 1;  a2, a3: the same rows, positions 8 + 2t ..;  b0, b1: column g, positions 2t .. and 8 + 2t ..;  c as above.
 // A row's results depend on its row of a and the column of b alone; in which order the 16 products are added is the card's own.
 SK_DEVICE float wide(u32 narrow, bool brain) { return brain ? bits<float>(narrow << 16) : from_half(narrow); }
-#if SK_EMULATED
+#if SK_EMULATED && !SK_AMD_FORM
 template <bool BRAIN> SK_DEVICE void multiply_narrow(float c[4], const U4& a, u32 b0, u32 b1) {
   const u32 own[6] = {a.x, a.y, a.z, a.w, b0, b1};
   const auto* all = emulate::fragments(own);

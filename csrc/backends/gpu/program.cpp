@@ -32,11 +32,12 @@ constexpr int attention_static = 64;     // bytes of shared memory that are alwa
 // shared: bytes of a block. blocks: a tile; room: blocks that the card runs at once. While there is room, tiles of 8 queries go side by side: they read the
 // cache from its caches.
 AttentionForm attention_form(int head, int type, int queries, int shared, int blocks = 1, int room = 0) {
-  const bool common = type == 1 && (head == 128 || head == 256), few = queries <= 8 || (queries + 7) / 8 * blocks <= room;
+  const bool less = shared <= 64 << 10;          // fewer forms are there (attention.cu)
+  const bool common = type == 1 && (head == 128 || (head == 256 && !less)), few = queries <= 8 || (queries + 7) / 8 * blocks <= room;
   int columns = few && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
   const auto fits = [&](int preparers) { return attention_shared(head, type, columns, 1, preparers) + attention_static <= shared; };
   if (columns == 8 && !fits(8)) columns = 4;
-  if (columns == 4 && !fits(8) && (type || head <= 256)) columns = 1;
+  if (columns > 1 && ((less && (common || head > 128 || type == 0)) || !fits(8)) && (type || head <= 256)) columns = 1;
   const std::string size = common ? std::to_string(head) : head <= 128 ? "to_128" : head <= 256 ? "to_256" : "to_512";
   return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : in_blocks(type) ? "_blocks_" : "_f32_") + std::to_string(columns), columns, fits(8) ? 8 : 4};
 }
@@ -160,7 +161,7 @@ void GpuProgram::choose_expert_columns() {
   if (ordered_.top) needs(head_, 1);
   if (most[0] > card.shared_a_block)
     throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's experts need " + std::to_string(most[0]) + "; use device='cpu'");
-  expert_columns_ = most[1] > card.shared_a_block ? 8 : 16;
+  expert_columns_ = most[1] > card.shared_a_block || card.shared_a_block <= 64 << 10 ? 8 : 16;      // (experts.cu)
 }
 
 // Recordings hold addresses, so they are dropped with the memory that grows.
