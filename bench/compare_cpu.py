@@ -157,11 +157,11 @@ def print_table(run: dict[str, Any]) -> None:
 
 def bytes_a_row(path: str) -> int:
     """What a pass over one row reads: as skipstone counts it, from the headers."""
-    from skipstone.cli.info import _Sizes
     from skipstone.files import open_model
     from skipstone.models import registry
+    from skipstone.placement.sizes import SizedWeight
 
-    return registry.build_network(open_model(path), make_weight=_Sizes, program=lambda spec: None).bytes_per_row
+    return registry.build_network(open_model(path), make_weight=SizedWeight, program=lambda spec: None).bytes_per_row
 
 
 def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:

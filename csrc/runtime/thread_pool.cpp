@@ -5,7 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
 #include <thread>
 
@@ -39,19 +40,34 @@ void wait_for_change(std::atomic<int>& value, int old, int spins) {
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
+// A small file's text, empty where there is none. Not by C++ streams: where the process has another C++ library beside this one's, their numbers cannot be read.
+std::string text_of(const std::string& path) {
+  std::string text;
+  if (FILE* file = std::fopen(path.c_str(), "re")) {
+    char piece[4096];
+    for (size_t n; (n = std::fread(piece, 1, sizeof piece, file)) > 0;) text.append(piece, n);
+    std::fclose(file);
+  }
+  return text;
+}
+
 double quota_of(const std::string& folder) {
   double quota = -1, period = 0;
-  if (std::ifstream all(folder + "/cpu.max"); all >> quota >> period) return quota > 0 && period > 0 ? quota / period : INFINITY;      // "max ..." is no number
-  std::ifstream(folder + "/cpu.cfs_quota_us") >> quota;
-  std::ifstream(folder + "/cpu.cfs_period_us") >> period;
+  const std::string all = text_of(folder + "/cpu.max");              // "max ..." is no number
+  if (std::sscanf(all.c_str(), "%lf %lf", &quota, &period) != 2) {
+    quota = std::atof(text_of(folder + "/cpu.cfs_quota_us").c_str());
+    period = std::atof(text_of(folder + "/cpu.cfs_period_us").c_str());
+  }
   return quota > 0 && period > 0 ? quota / period : INFINITY;
 }
 
 // The smallest quota of the process's cgroup and of those above it, in either version of cgroups. A container may see its own as the root.
 double cgroup_cores() {
   double cores = INFINITY;
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {          // number:controllers:path
+  const std::string groups = text_of("/proc/self/cgroup");
+  for (size_t at = 0, end; at < groups.size(); at = end + 1) {          // lines of number:controllers:path
+    end = std::min(groups.find('\n', at), groups.size());
+    const std::string line = groups.substr(at, end - at);
     const size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
     const std::string controllers = line.substr(first + 1, second - first - 1), root = "/sys/fs/cgroup" + (controllers.empty() ? "" : "/" + controllers);

@@ -20,7 +20,7 @@ def test_json(model: str, options: tuple[str, ...], drafted: bool) -> None:
     assert done.code == 0 and done.err == ""
     said = done.json
     assert set(said) == {"load", "model", "architecture", "context", "bytes_per_pass", "prompt_tokens", "prompt_tokens_per_second", "pass_ms",
-                         "relative", "read_bytes_per_second", "share_of_read_bandwidth", "decode_tokens_per_second", "drafted", "machine"}
+                         "relative", "read_bytes_per_second", "share_of_read_bandwidth", "share_of_copy_bandwidth", "decode_tokens_per_second", "drafted", "machine"}
     assert model in said["model"] and said["context"] == 16 and said["prompt_tokens"] == 32 and said["bytes_per_pass"] > 1e6
     assert list(said["pass_ms"]) == list(said["relative"]) == [str(k) for k in range(1, 9)]
     assert all(v > 0 for v in said["pass_ms"].values()) and said["relative"]["1"] == 1

@@ -16,7 +16,7 @@ from skipstone.cli import main
 
 CLI = Path(main.__file__).parent
 COMMANDS = ["demo", "run", "chat", "bench", "kernels", "info", "devices", "pull"]
-NOT_COMMANDS = {"__init__", "__main__", "main", "output", "conversation", "interrupts", "terminal", "plot"}
+NOT_COMMANDS = {"__init__", "__main__", "main", "output", "conversation", "interrupts", "terminal", "plot", "plan_table"}
 
 
 def test_version() -> None:

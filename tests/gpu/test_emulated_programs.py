@@ -219,6 +219,20 @@ def check_close(got: np.ndarray, wanted: np.ndarray, share: float = 1.0) -> None
     assert np.sqrt((difference[near] ** 2).mean()) < (0.01 if share == 1 else 0.02) * np.sqrt((scale**2).mean())
 
 
+def test_a_window_over_three_splits() -> None:
+    """In the middle of a long pass a tile of rows may see more splits of the cache than the pass's last tile does."""
+    m, head = Layers("Q8_0"), 32
+    x = m.embed()
+    q, k, v = m.matmul(m.norm(x), 2 * head, head, head)
+    x = m.b.add(x, m.matmul(m.b.attention(q, k, v, heads=2, kv_heads=1, head=head, scale=head**-0.5, window=256), HIDDEN))
+    program = on_card(m.finish(x))
+    tokens = np.resize(TOKENS, 600)
+    pieces, whole = program.sequence("f16"), program.sequence("f16")
+    wanted = np.concatenate([logits(program, pieces, tokens[i:i + 16]) for i in range(0, 592, 16)])
+    logits(program, whole, tokens[:69])
+    assert np.array_equal(logits(program, whole, tokens[69:592]), wanted[69:])
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_company_and_going_back(name: str) -> None:
     check_company(name)

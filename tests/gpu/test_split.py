@@ -17,6 +17,7 @@ from skipstone.placement.place import Placed
 from skipstone.placement.plan import Plan, Stretch
 
 from emulation import emulated
+import make
 from test_emulated_programs import HIDDEN, SPECS, TOKENS, Layers, logits
 
 FIGURES = {"free_bytes": 1 << 30, "copy_bytes_per_second": 2e12, "to_card_bytes_per_second": 2e10, "from_card_bytes_per_second": 2e10, "meeting_seconds": 2e-5}
@@ -37,6 +38,9 @@ def placed(*stretches: tuple[str, int, int], host_experts: tuple[int, ...] = ())
     return Placed(Plan(made, host_experts, bool(host_experts), 64, 64, "f16", {}, {}, {}, None, (), machine.Processor(1 << 30, 1, 1e10)))
 
 
+CUTTABLE = ["plain", "sandwich", "recurrent"]      # mixtures are below
+
+
 def read(program: Any, cuts: list[int], sequence: Any = None) -> np.ndarray:
     sequence, at, rows = sequence or program.sequence("f16"), 0, []
     for count in cuts:
@@ -46,7 +50,7 @@ def read(program: Any, cuts: list[int], sequence: Any = None) -> np.ndarray:
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", CUTTABLE)
 def test_cards_one_after_the_other_give_the_bits_of_one(name: str) -> None:
     spec = SPECS[name]("Q8_0")
     whole = read(_native.GpuProgram(spec, 0), [9, 1, 3])
@@ -55,7 +59,7 @@ def test_cards_one_after_the_other_give_the_bits_of_one(name: str) -> None:
     assert np.array_equal(read(split, [1] * 5 + [8]), whole)
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", CUTTABLE)
 def test_card_and_processor(name: str) -> None:
     """Rows alone and together, cuts, company and going back: the same bits, near those of the processor alone; either device first."""
     spec = SPECS[name]("Q4_0")
@@ -188,3 +192,15 @@ def test_memory_ends_while_loading(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         skipstone.load(bundled.QWEN35, **arguments)
+
+
+def test_a_card_says_what_it_cannot_draft(tmp_path: Path) -> None:
+    """Block drafters, asked for, are an error; found beside the model or in it, a warning, and decoding goes on."""
+    path, drafter = make.qwen3(31).safetensors(tmp_path / "model"), make.dflash(32).safetensors(tmp_path / "model-dflash")
+    with pytest.raises(DeviceError, match="model-dflash drafts blocks.*device='cpu'"):
+        skipstone.load(path, draft=drafter, device="cuda:0")
+    with pytest.warns(UserWarning, match="processor alone"):
+        assert skipstone.load(path, device="cuda:0").drafter is None
+    with pytest.warns(UserWarning, match="Orthrus"):
+        assert skipstone.load(make.qwen3(39, orthrus=True).safetensors(tmp_path / "orthrus"), device="cuda:0").drafter is None
+    assert skipstone.load(path, draft="ngram", device="cuda:0").drafter.name == "ngram"

@@ -208,19 +208,3 @@ def test_caches_of_blocks_of_values(tmp_path: Path) -> None:
     model = skipstone.load(tiny.safetensors(tmp_path / "model"), draft=change(make.dflash(32).safetensors(tmp_path / "drafter"), num_target_layers=5), device="cpu", kv_type="q8_0")
     prompt = GOLDEN["dflash.prompt"].tolist()
     assert model.generate(prompt, max_tokens=20, draft_tokens=4).tokens == model.generate(prompt, max_tokens=20, draft_tokens=0).tokens
-
-
-def test_a_card_says_what_it_cannot_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for, it is an error; found beside the model or in it, a warning, and decoding goes on."""
-    from skipstone import _native, loading
-    from skipstone.errors import DeviceError
-
-    monkeypatch.setattr(loading, "_program_maker", lambda device: ("cuda:0", _native.Program))
-    path, drafter = make.qwen3(31).safetensors(tmp_path / "model"), make.dflash(32).safetensors(tmp_path / "model-dflash")
-    with pytest.raises(DeviceError, match="model-dflash drafts blocks.*device='cpu'"):
-        skipstone.load(path, draft=drafter, device="cuda:0")
-    with pytest.warns(UserWarning, match="processor alone"):
-        assert skipstone.load(path, device="cuda:0").drafter is None
-    with pytest.warns(UserWarning, match="Orthrus"):
-        assert skipstone.load(make.qwen3(39, orthrus=True).safetensors(tmp_path / "orthrus"), device="cuda:0").drafter is None
-    assert skipstone.load(path, draft="ngram", device="cuda:0").drafter.name == "ngram"

@@ -131,7 +131,7 @@ def test_avx_vnni_stays_within_avx(tmp_path: Path) -> None:
 def test_every_kernel_and_type_is_run(here: str) -> None:
     table = (CPU / "kernels.h").read_text().split("struct Kernels {")[1].split("};")[0]
     kernels = set(re.findall(r"\(\*(\w+)\)\(", table))
-    assert len(kernels) > 15 and {case.split()[0] for case in results(here)} == kernels
+    assert len(kernels) > 15 and {case.split()[0] for case in results(here)} == kernels - {"lay_out_row"}      # null but for tiles, whose products run it
     assert {case.split()[1] for case in results(here) if case.startswith("matmul ")} == set(TYPES)
 
 

@@ -597,7 +597,7 @@ void GpuProgram::issue_chain(const Shape& shape) {
   }
 }
 
-// Of the attention step and the tile of queries that need most: a tile's rows see no more than its first and its last one do.
+// Of the attention step and the tile of queries that need most; with fewer blocks than splits a tile would never be joined.
 int GpuProgram::most_splits(const std::vector<PartRecord>& records) const {
   int most = 1;
   for (const Step& s : steps_) {
@@ -605,8 +605,10 @@ int GpuProgram::most_splits(const std::vector<PartRecord>& records) const {
     const int window = s.attention.cache.window;
     for (const PartRecord& part : records) {
       const int rows = s.attention.borrows ? 1 : part.rows, high = s.attention.borrows ? part.borrowed_length : part.start + rows;
-      const int earliest = s.attention.borrows ? high : std::max(part.start + 1, high - most_queries + 1);
-      most = std::max(most, split_of(high - 1, window) - split_of(window ? std::max(0, earliest - window) : 0, window) + 1);
+      // Of all texts' splits the last position has most before it; of a window's as many as any tile of its rows can touch, wherever it lies in the pass.
+      const int before = split_of(window ? std::max(0, (s.attention.borrows ? high : part.start + 1) - window) : 0, window);
+      const int touched = window ? (window + most_queries - 3) / 256 + 2 : std::numeric_limits<int>::max();
+      most = std::max(most, std::min(split_of(high - 1, window) - before + 1, touched));
     }
   }
   return bucket(most);
