@@ -423,8 +423,8 @@ template <bool BRAIN> SK_DEVICE void multiply_narrow(float c[4], const U4& a, u3
 // Without such an instruction lanes trade their registers.
 template <bool BRAIN> SK_DEVICE void trade_narrow(float c[4], const U4& a, u32 b0, u32 b1) {
   const int lane = thread() & 31, g = lane >> 2, t = lane & 3;
-  for (int half = 0; half < 2; ++half)
-    for (int in = 0; in < 4; ++in) {
+  SK_UNROLL_NOT for (int half = 0; half < 2; ++half)      // unrolled in all places it stands in, it takes the assembler minutes
+    SK_UNROLL_NOT for (int in = 0; in < 4; ++in) {
       const u32 row0 = from_lane(half ? a.z : a.x, 4 * g + in), row8 = from_lane(half ? a.w : a.y, 4 * g + in);
       const u32 column0 = from_lane(half ? b1 : b0, 8 * t + in), column1 = from_lane(half ? b1 : b0, 8 * t + 4 + in);
       for (int shift = 0; shift < 32; shift += 16) {
