@@ -27,10 +27,15 @@ struct AttentionForm {
   std::string name;
   int columns;                           // groups of 8 queries
 };
-// blocks: a tile; room: blocks that the card runs at once. While there is room, tiles of 8 queries go side by side: they read the cache from its caches.
-AttentionForm attention_form(int head, int type, int queries, int blocks = 1, int room = 0) {
+// shared: bytes of shared memory that a block may have; the widest form with so little is taken. blocks: a tile; room: blocks that the card runs at once.
+// While there is room, tiles of 8 queries go side by side: they read the cache from its caches.
+AttentionForm attention_form(int head, int type, int queries, int shared, int blocks = 1, int room = 0) {
   const bool common = type == 1 && (head == 128 || head == 256), few = queries <= 8 || (queries + 7) / 8 * blocks <= room;
-  const int columns = few && type == 1 && (common || head > 256) ? 1 : queries > 32 && common ? 8 : 4;
+  const bool narrow = type == 1 && (common || head > 256);
+  int columns = few && narrow ? 1 : queries > 32 && common ? 8 : 4;
+  const auto fits = [&] { return attention_shared(head, type, columns, 1) + 64 <= shared; };
+  if (columns == 8 && !fits()) columns = 4;
+  if (columns == 4 && narrow && !fits()) columns = 1;
   const std::string size = common ? std::to_string(head) : head <= 128 ? "to_128" : head <= 256 ? "to_256" : "to_512";
   return {"attention_" + size + (type == 1 ? "_f16_" : type == 2 ? "_bf16_" : in_blocks(type) ? "_blocks_" : "_f32_") + std::to_string(columns), columns};
 }
@@ -405,7 +410,7 @@ void GpuProgram::issue_attention(Step& s, const Shape& shape) {
   }
   a.stored = s.shares || (!a.borrows && shape.rows > most_rows);
   if (a.stored && !s.shares) driver_->launch("store_heads", (shape.rows * 2 * a.cache.kv_heads + 7) / 8, 256, &a);
-  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads), shape.parts * shape.splits * a.cache.kv_heads, 2 * driver_->info().processors);
+  const AttentionForm form = attention_form(a.cache.head, a.cache.type, shape.longest * (a.heads / a.cache.kv_heads), driver_->info().shared_a_block, shape.parts * shape.splits * a.cache.kv_heads, 2 * driver_->info().processors);
   a.parts = shape.parts;
   a.tiles = (shape.longest * (a.heads / a.cache.kv_heads) + 8 * form.columns - 1) / (8 * form.columns);
   a.splits = shape.splits;
@@ -679,7 +684,7 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
       c.ring = real.ring;
       forget_recordings();
     }
-    if (attention_shared(c.head, shape.cache_type, attention_form(c.head, shape.cache_type, most_queries).columns, 1) + 64 > driver_->info().shared_a_block)
+    if (attention_shared(c.head, shape.cache_type, attention_form(c.head, shape.cache_type, most_queries, driver_->info().shared_a_block).columns, 1) + 64 > driver_->info().shared_a_block)
       throw DeviceError(driver_->info().name + " (" + driver_->info().description + ") has too little shared memory for heads of " + std::to_string(c.head) + " in a cache of this kv_type; use kv_type='f16'");
   }
   if (shape.splits > 1) grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);
