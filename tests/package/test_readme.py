@@ -52,4 +52,5 @@ def test_commands(tmp_path: Path) -> None:
     for arguments in commands:
         done = subprocess.run([sys.executable, "-m", "skipstone.cli", *arguments], input=b"def f(x):", capture_output=True, cwd=tmp_path, timeout=300,
                               env={**os.environ, "PYTHONIOENCODING": "utf-8"})
-        assert done.returncode == 0 and done.stdout and b"Traceback" not in done.stderr, (arguments, done)
+        may_be_empty = arguments[0] == "chat"      # an answer is drawn at random, and may end at once
+        assert done.returncode == 0 and (done.stdout or may_be_empty) and b"Traceback" not in done.stderr, (arguments, done)
