@@ -8,6 +8,8 @@ import pytest
 
 import emulation
 
+sys.path.append(str(Path(__file__).parents[1] / "models"))      # whose small models load onto cards too
+
 
 @pytest.fixture(scope="session")
 def emulated_card(tmp_path_factory: pytest.TempPathFactory) -> Path:

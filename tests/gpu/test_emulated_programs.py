@@ -243,6 +243,10 @@ def test_little_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKIPSTONE_FAKE_SMALL", "1")
     assert _native.gpu_devices()[0]["capability"] == (7, 5)
     check_company("plain")
+    program = _native.GpuProgram(plain("Q8_0", 2, 1, 128), 0)      # whose widest form of attention has no room
+    wanted = logits(program, program.sequence("f16"), TOKENS[:20])
+    sequence = program.sequence("f16")
+    assert np.array_equal(np.concatenate([logits(program, sequence, TOKENS[i:i + 2]) for i in range(0, 20, 2)]), wanted)
 
 
 @pytest.mark.parametrize(("shared", "kind", "heads", "kv_type"), [("small", "Q8_0", (5, 1, 128), "f16"), ("small", "Q8_0", (2, 1, 512), "f16"), ("small", "Q4_0", (4, 2, 256), "q8_0"),
