@@ -12,116 +12,30 @@ read loop are measured in every round. A random model is written to a temporary 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import peers
+from rounds import ROWS, Worker, medians
 
-ROWS = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 ENGINES = ("skipstone", "llama", "ik", "native")
-REPEATS = 3             # of each pass within a round; their median counts
-
-
-def work(engine: str, path: str, threads: int, context: int, prompt_tokens: int, library: str | None) -> None:
-    """A worker: for every line on standard input one round, its seconds as a line of JSON."""
-    decoder = peers.open_engine(engine, path, threads, context + max(prompt_tokens, max(ROWS)) + 64, library)
-    ids = np.random.default_rng(0).integers(10, min(decoder.vocabulary, 30000), context + max(prompt_tokens, max(ROWS))).tolist()
-    print("ready", flush=True)
-
-    def seconds(tokens: list[int], at: int) -> float:
-        start = time.perf_counter()
-        decoder.decode(tokens, at)
-        return time.perf_counter() - start
-
-    for _ in sys.stdin:
-        decoder.clear()
-        figures: dict[str, float] = {"prompt": seconds(ids[:prompt_tokens], 0)}
-        decoder.clear()
-        decoder.decode(ids[:context], 0)
-        for k in ROWS:
-            runs = []
-            for _ in range(REPEATS):
-                if not decoder.back_to(context):                  # a recurrent state that cannot step back: read the context again
-                    decoder.clear()
-                    decoder.decode(ids[:context], 0)
-                runs.append(seconds(ids[context:context + k], context))
-            figures[str(k)] = statistics.median(runs)
-        print(json.dumps(figures), flush=True)
-
-
-class Worker:
-    """An engine's process. start returns None, and says why, where it does not come up."""
-
-    def __init__(self, engine: str, process: subprocess.Popen[str], said: IO[str]) -> None:
-        self.engine, self.process, self.said = engine, process, said
-
-    @classmethod
-    def start(cls, engine: str, path: str, threads: int, chosen: argparse.Namespace) -> Worker | None:
-        command = [sys.executable, __file__, path, "--worker", engine, "--threads", str(threads), "--context", str(chosen.context),
-                   "--prompt-tokens", str(chosen.prompt_tokens)]
-        if chosen.native_library:
-            command += ["--native-library", chosen.native_library]
-        said = tempfile.TemporaryFile("w+")                       # of its libraries, closed with the worker
-        worker = cls(engine, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True), said)
-        line = worker.line()
-        while line and line != "ready":
-            line = worker.line()
-        if not line:
-            worker.left_out()
-            return None
-        return worker
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def round(self) -> dict[str, float] | None:
-        """None, and it says why, where the process has ended."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write("go\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            line = ""
-        else:
-            line = self.line()
-        if not line:
-            self.left_out()
-            return None
-        figures: dict[str, float] = json.loads(line)
-        return figures
-
-    def left_out(self) -> None:
-        self.process.wait()
-        self.said.seek(0)
-        print(f"{self.engine}: left out: {(self.said.read().strip().splitlines() or ['it ended'])[-1]}", file=sys.stderr)
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.wait()
-        self.said.close()
 
 
 def compare(path: str, threads: int, chosen: argparse.Namespace, bytes_row: int) -> dict[str, Any]:
     """All engines with so many threads: milliseconds, shares of the read loop, and the loads seen."""
     from skipstone import _native
 
-    workers = {name: w for name in chosen.engines if (w := Worker.start(name, path, threads, chosen)) is not None}
+    workers = {name: w for name in chosen.engines if (w := Worker.start(name, path, threads=threads, context=chosen.context, prompts=[chosen.prompt_tokens],
+                                                                       library=chosen.native_library)) is not None}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     reads, loads = [], []
     for turn in range(chosen.rounds):
@@ -140,10 +54,11 @@ def compare(path: str, threads: int, chosen: argparse.Namespace, bytes_row: int)
     read = statistics.median(reads)
     engines = {}
     for name, seen in rounds.items():
-        ms = {k: 1e3 * statistics.median(r[str(k)] for r in seen) for k in ROWS}
+        median = medians(seen)
+        ms = {k: 1e3 * median[str(k)] for k in ROWS}
         engines[name] = {"ms": {str(k): round(v, 3) for k, v in ms.items()}, "share": round(bytes_row / ms[1] / 1e6 / read, 3), "tokens_s": round(1e3 / ms[1], 1),
                          "t4": round(ms[4] / ms[1], 2), "t8": round(ms[8] / ms[1], 2),
-                         "prompt_tokens_s": round(chosen.prompt_tokens / statistics.median(r["prompt"] for r in seen), 1)}
+                         "prompt_tokens_s": round(chosen.prompt_tokens / median[f"prompt_{chosen.prompt_tokens}"], 1)}
     return {"threads": threads, "read_loop_GBs": [round(v, 2) for v in (min(reads), read, max(reads))], "load": round(statistics.median(loads), 2), "engines": engines}
 
 
@@ -191,11 +106,7 @@ def main() -> None:
                         "engine is left out")
     parser.add_argument("--output", type=Path, default=None, help="JSON")
     parser.add_argument("--plot", type=Path, default=None, help="SVG of the run with most threads")
-    parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.worker:
-        work(chosen.worker, chosen.model, int(chosen.threads), chosen.context, chosen.prompt_tokens, chosen.native_library)
-        return
     from skipstone import SkipstoneError, _native
     from skipstone.cli.bench import machine
 

@@ -1,7 +1,8 @@
-"""Builds llama.cpp for this machine, with all instruction sets that it has, from the source in PyPI's llama_cpp_python, for compare_cpu.py.
+"""Builds llama.cpp for this machine, with all instruction sets that it has, from the source in PyPI's llama_cpp_python, for compare_cpu.py and compare_gpu.py.
 
     python bench/native_llama.py FOLDER
     python bench/compare_cpu.py FILE --native-library "$(python bench/native_llama.py FOLDER)"
+    python bench/compare_gpu.py FILE --native-library "$(python bench/native_llama.py OTHER --cuda 90)"
 
 Prints the path of libllama.so; where it is already built, at once. Needs a C++ compiler and CMake, and takes some minutes.
 """
@@ -24,8 +25,8 @@ def run(*command: object) -> None:
     subprocess.run([str(part) for part in command], check=True, stdout=sys.stderr)
 
 
-def build(folder: Path, jobs: int) -> Path:
-    """The path of the library."""
+def build(folder: Path, jobs: int, cuda: str) -> Path:
+    """The path of the library. cuda: compute capability to build for (90: an H100), none by default."""
     library = folder / "build/bin/libllama.so"
     if library.exists():
         return library
@@ -36,7 +37,7 @@ def build(folder: Path, jobs: int) -> Path:
         with tarfile.open(folder / f"{source.name}.tar.gz") as archive:
             archive.extractall(folder, filter="data")
     run("cmake", "-S", source / "vendor/llama.cpp", "-B", folder / "build", "-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=ON",
-        *(f"-D{name}=OFF" for name in OFF))
+        *(f"-D{name}=OFF" for name in OFF), *(("-DGGML_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={cuda}") if cuda else ()))
     run("cmake", "--build", folder / "build", "--target", "llama", "-j", jobs)
     return library
 
@@ -45,9 +46,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--cuda", default="", metavar="CAPABILITY", help="with CUDA, for cards of this capability (90: an H100); needs nvcc")
     chosen = parser.parse_args()
     try:
-        print(build(chosen.folder.resolve(), max(1, chosen.jobs)))
+        print(build(chosen.folder.resolve(), max(1, chosen.jobs), chosen.cuda))
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"native_llama.py: {error}")
 

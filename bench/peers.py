@@ -1,7 +1,4 @@
-"""The engines that compare_cpu.py measures, behind one interface, and random models as files for those that need files.
-
-Two builds of llama.cpp must not share a process: all export the same symbols.
-"""
+"""The engines that compare_cpu.py and compare_gpu.py measure, behind one interface, and random models as files for those that need files."""
 from __future__ import annotations
 
 import ctypes
@@ -10,6 +7,8 @@ import importlib.util
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 
 class Engine(Protocol):
@@ -22,17 +21,18 @@ class Engine(Protocol):
     def clear(self) -> None: ...
 
 
+LAYERS_WORD = 4         # of llama_model_params: n_gpu_layers, after two pointers; all of them by default
 LOGITS = 16
 BATCH = 512
 
 
-def open_engine(name: str, path: str, threads: int, context: int, library: str | None) -> Engine:
+def open_engine(name: str, path: str, device: str, threads: int, context: int, library: str | None) -> Engine:
     if name == "skipstone":
-        return Skipstone(path, threads)
+        return Skipstone(path, threads) if device == "cpu" else SkipstoneOnCard(path, device)
     if name == "ik":
         return IkLlamaCpp(path, threads, context)
     if name == "native":
-        return LlamaCpp(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL), path, threads, context)
+        return LlamaCpp(ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL), path, threads, context, all_layers=device != "cpu")
     spec = importlib.util.find_spec("xllamacpp")
     if spec is None or spec.origin is None:
         raise SystemExit("llama.cpp is not installed: pip install xllamacpp")
@@ -56,6 +56,28 @@ class Skipstone:
 
     def clear(self) -> None:
         self.session = self.model.session(draft=False)
+
+
+class SkipstoneOnCard(Skipstone):
+    """A pass ends with the tokens that the card has chosen, as in decoding: no logits leave it."""
+
+    def __init__(self, path: str, device: str) -> None:
+        import skipstone
+
+        self.model = skipstone.load(path, draft=False, device=device)
+        self.vocabulary = self.model.vocab_size
+        self.clear()
+
+    def decode(self, ids: list[int], at: int) -> None:
+        tokens = np.array(ids, np.int32)
+        self.model.program.run([(self.sequence, tokens)], want="choice", rows="all" if len(ids) <= LOGITS else "last", threads=self.model.threads)
+
+    def back_to(self, length: int) -> bool:
+        self.sequence.rollback(length)
+        return True
+
+    def clear(self) -> None:
+        self.sequence = self.model.program.sequence(self.model.kv_type)
 
 
 class _Blob(ctypes.Structure):
@@ -100,7 +122,7 @@ class _Batches(ABC):
 class LlamaCpp(_Batches):
     """A llama.cpp library by its C interface."""
 
-    def __init__(self, library: ctypes.CDLL, path: str, threads: int, context: int) -> None:
+    def __init__(self, library: ctypes.CDLL, path: str, threads: int, context: int, all_layers: bool = False) -> None:
         self.c, pointer, number = library, ctypes.c_void_p, ctypes.c_int32
         for name, result, arguments in (
             ("model_default_params", _Blob, []), ("model_load_from_file", pointer, [ctypes.c_char_p, _Blob]), ("context_default_params", _Blob, []),
@@ -113,7 +135,10 @@ class LlamaCpp(_Batches):
         if hasattr(library, "ggml_backend_load_all"):
             library.ggml_backend_load_all()
         library.llama_backend_init()
-        self.model = library.llama_model_load_from_file(path.encode(), library.llama_model_default_params())
+        placing = library.llama_model_default_params()
+        if not all_layers:
+            placing.words[LAYERS_WORD] = 0
+        self.model = library.llama_model_load_from_file(path.encode(), placing)
         if not self.model:
             raise SystemExit("llama.cpp cannot load the model")
         settings = library.llama_context_default_params()
@@ -217,7 +242,6 @@ def as_file(model: str, folder: Path) -> str:
 def write(file: Any, path: Path) -> Path:
     """An opened GGUF model as a file again, without a drafting head, which the peers do not run here."""
     import gguf
-    import numpy as np
 
     writer = gguf.GGUFWriter(path, file.architecture)
     layers = file.metadata[f"{file.architecture}.block_count"] - file.metadata.get(f"{file.architecture}.nextn_predict_layers", 0)

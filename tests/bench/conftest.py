@@ -27,3 +27,13 @@ def peers() -> ModuleType:
 @pytest.fixture
 def compare_cpu() -> ModuleType:
     return _module("compare_cpu")
+
+
+@pytest.fixture
+def rounds() -> ModuleType:
+    return _module("rounds")
+
+
+@pytest.fixture
+def compare_gpu() -> ModuleType:
+    return _module("compare_gpu")

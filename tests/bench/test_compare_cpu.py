@@ -79,10 +79,10 @@ def test_a_peer_that_does_not_come_up_is_left_out(tmp_path: Path) -> None:
     assert set(json.loads(output.read_text())["runs"][0]["engines"]) == {"skipstone"}
 
 
-def test_an_engine_that_gives_up(compare_cpu: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_engine_that_gives_up(compare_cpu: ModuleType, rounds: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """In the middle of its rounds: the others' figures stand."""
     fake = tmp_path / "fake.py"
-    answer = json.dumps({"prompt": 0.5, **{k: 0.01 * int(k) for k in ROWS}})
+    answer = json.dumps({"prompt_100": 0.5, **{k: 0.01 * int(k) for k in ROWS}})
     fake.write_text(f"""
 import sys
 print("a library's greeting")
@@ -90,11 +90,11 @@ print("ready", flush=True)
 rounds = 0
 for line in sys.stdin:
     rounds += 1
-    if sys.argv[sys.argv.index("--worker") + 1] == "ik" and rounds == 2:
+    if sys.argv[1] == "ik" and rounds == 2:
         sys.exit("out of luck")
     print('{answer}', flush=True)
 """)
-    monkeypatch.setattr(compare_cpu, "__file__", str(fake))
+    monkeypatch.setattr(rounds, "__file__", str(fake))
     chosen = argparse.Namespace(engines=["skipstone", "llama", "ik"], rounds=3, context=16, prompt_tokens=100, native_library=None)
     run = compare_cpu.compare("model.gguf", 1, chosen, 10_000_000)
     assert set(run["engines"]) == {"skipstone", "llama"} and "ik: left out: out of luck" in capfd.readouterr().err

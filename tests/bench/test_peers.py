@@ -118,7 +118,7 @@ def test_ik_llama_cpp(peers: ModuleType, library: FakeLibrary, monkeypatch: pyte
     package = ModuleType("ik_llama_cpp")
     package._ctypes_api, package._lib_loader = api, SimpleNamespace(library=native)     # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "ik_llama_cpp", package)
-    engine = peers.open_engine("ik", "model.gguf", 2, 700, None)
+    engine = peers.open_engine("ik", "model.gguf", "cpu", 2, 700, None)
     assert made["load"] == (b"model.gguf", model_settings)
     assert model_settings.repack_tensors is True and model_settings.use_mmap is False and model_settings.n_gpu_layers == 0      # what its speed depends on
     assert (context_settings.n_ctx, context_settings.n_threads, context_settings.n_threads_batch) == (700, 2, 2)
@@ -131,7 +131,7 @@ def test_ik_llama_cpp(peers: ModuleType, library: FakeLibrary, monkeypatch: pyte
 
 
 def test_skipstone(peers: ModuleType) -> None:
-    engine = peers.open_engine("skipstone", str(bundled.GEMMA4), 1, 128, None)
+    engine = peers.open_engine("skipstone", str(bundled.GEMMA4), "cpu", 1, 128, None)
     engine.decode(list(range(20, 60)), 0)
     assert engine.vocabulary == engine.model.vocab_size and engine.session.length == 40
     assert engine.back_to(30) is True and engine.session.length == 30
