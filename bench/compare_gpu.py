@@ -1,11 +1,11 @@
 """Skipstone beside llama.cpp built with CUDA, on one card and one GGUF file: passes of 1 to 16 rows after a context, and prompts.
 
     pip install gguf
-    library=$(python bench/native_llama.py FOLDER --cuda 90)
+    library=$(python bench/native_llama.py FOLDER --cuda 90)        # takes minutes
     python bench/compare_gpu.py random:qwen3-8b:Q4_K --native-library "$library" --output bench/results/NAME.json
 
 Each engine runs in a process of its own on the same token ids, one after the other in every round; figures are medians over rounds and include the host's time.
-A pass of ours ends with the chosen tokens of all its rows, one of llama.cpp's with the logits of all its rows: what verifying drafts needs of each. Prompts end
+Passes follow each other as in decoding, from the context on. A pass of ours ends with the chosen tokens of all its rows, one of llama.cpp's with the logits of all its rows: what verifying drafts needs of each. Prompts end
 with the last row. The share is that of the device's own copy (bytes read and written), measured in the same run.
 """
 from __future__ import annotations
