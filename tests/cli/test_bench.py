@@ -30,7 +30,8 @@ def test_json(model: str, options: tuple[str, ...], drafted: bool) -> None:
     assert 0 < said["load"]["weights_seconds"] < said["load"]["seconds"] and said["load"]["peak_bytes"] > said["load"]["bytes"] > 1e6
     assert (said["drafted"] is not None) == drafted
     if drafted:
-        assert set(said["drafted"]) == {"tokens_per_second", "tokens_per_pass", "acceptance"} and said["drafted"]["tokens_per_pass"] >= 1
+        assert set(said["drafted"]) == {"tokens_per_second", "tokens_per_pass", "acceptance", "simulated", "times_plain", "draft_share"}
+        assert said["drafted"]["tokens_per_pass"] >= 1 and said["drafted"]["simulated"] is None and 0 <= said["drafted"]["draft_share"] < 1
 
 
 def test_for_people() -> None:
@@ -47,6 +48,9 @@ def test_for_people() -> None:
     (("--random", "qwen3-8b"), "one model"),
     (("--type", "Q8_0"), "--random"),
     (("--plot", "picture.png"), ".svg"),
+    (("--acceptance", "0.5,0.6"), "--acceptance"),
+    (("--acceptance", "often"), "--acceptance"),
+    (("--acceptance", "0.5", "--no-draft"), "no drafter"),
     (("--plot", "/nowhere/picture.svg"), "folder"),
 ], ids=lambda v: " ".join(v) if isinstance(v, tuple) else "")
 def test_wrong_values(options: tuple[str, ...], word: str) -> None:
@@ -56,6 +60,16 @@ def test_wrong_values(options: tuple[str, ...], word: str) -> None:
 @pytest.mark.parametrize("options, word", [(("--random", "qwen9"), "qwen3-8b"), (("--random", "qwen3-8b", "--type", "Q9"), "Q4_K_M"), ((), "one model")])
 def test_wrong_random_models(options: tuple[str, ...], word: str) -> None:
     assert_one_line_error(skipstone("bench", *options), word)
+
+
+def test_simulated_acceptance() -> None:
+    """Drafts count as right at the wished rates, whatever the model would say; what came of each pass adds up."""
+    done = skipstone("bench", "tiny-qwen35", *SMALL, "--acceptance", "1,1,0", "--json")
+    said = done.json["drafted"]
+    assert said["simulated"] == [1, 1, 0] and said["acceptance"] == [1, 1, 0] and said["tokens_per_pass"] == pytest.approx(3, abs=0.1)
+    middle = skipstone("bench", "tiny-qwen35", *SMALL, "--acceptance", "0.8,0.5", "--json").json["drafted"]
+    assert middle["acceptance"] == pytest.approx([0.8, 0.5], abs=0.15) and middle["tokens_per_pass"] == pytest.approx(2.3, abs=0.3)
+    assert "drawn from the given rates" in skipstone("bench", "tiny-qwen35", *SMALL, "--acceptance", "0.8").out
 
 
 def test_plot(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import typer
 from .output import console, draft_argument, errors_as_messages, model_path, print_json, shown
 
 if TYPE_CHECKING:
+    from ..decode.stats import Stats
     from ..model import Model
 
 ROWS = tuple(range(1, 9))
@@ -82,8 +83,11 @@ def _seconds(work: Any) -> float:
     return time.perf_counter() - start
 
 
-def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict[str, Any]:
-    """Medians over interleaved rounds: a prompt, passes of 1 to 8 rows after `context` tokens, plain and drafted decoding."""
+def measure(model: Model, context: int, prompt_tokens: int, rounds: int, acceptance: list[float] | None = None) -> dict[str, Any]:
+    """Medians over interleaved rounds: a prompt, passes of 1 to 8 rows after `context` tokens, plain and drafted decoding.
+
+    acceptance: of drafted decoding, instead of the model's own.
+    """
     import numpy as np
 
     from .. import _native
@@ -108,10 +112,15 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
                 passes[k].append(_seconds(lambda: session.forward(ids[context:context + k], logits="all")))  # noqa: B023
                 session.rollback(context)
     text = [int(t) for t in model.tokenizer.encode("import os\n\n\ndef main(", special=True)] if model.tokenizer else ids[:16]
-    plain, drafted = [], []
+    plain: list[Stats] = []
+    drafted: list[Stats] = []
     for _ in range(rounds):
         plain.append(model.generate(text, max_tokens=64, draft_tokens=0, stop_at_eos=False).stats)
-        if model.drafter:
+        if model.drafter and acceptance:
+            from . import simulated
+
+            drafted.append(simulated.decode(model, text, 256, acceptance, len(drafted)))
+        elif model.drafter:
             drafted.append(model.generate(text, max_tokens=64, draft_tokens="auto", stop_at_eos=False).stats)
     t = {k: statistics.median(v) for k, v in passes.items()}
     bandwidth = statistics.median(reads)
@@ -124,7 +133,8 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int) -> dict
     }
     if drafted:
         middle = sorted(drafted, key=lambda s: s.tokens_per_second)[len(drafted) // 2]
-        result["drafted"] = {"tokens_per_second": middle.tokens_per_second, "tokens_per_pass": middle.tokens_per_pass, "acceptance": middle.acceptance}
+        result["drafted"] = {"tokens_per_second": middle.tokens_per_second, "tokens_per_pass": middle.tokens_per_pass, "acceptance": middle.acceptance, "simulated": acceptance,
+                             "times_plain": middle.tokens_per_second / result["decode_tokens_per_second"], "draft_share": middle.draft_seconds / middle.decode_seconds}
     return result
 
 
@@ -134,6 +144,8 @@ def command(
     type: Annotated[Optional[str], typer.Option(help="With --random: the type of its weights, Q4_K_M by default.")] = None,
     draft: Annotated[Optional[str], typer.Option(help="A drafter's file or name, or ngram; by default the model's own head or the file beside it.")] = None,
     no_draft: Annotated[bool, typer.Option("--no-draft", help="Measure without a drafter.")] = False,
+    acceptance: Annotated[Optional[str], typer.Option(metavar="RATES", help="Count drafts as right at these rates, 0.85,0.77,0.68,0.6 or the like, a draft for each: what a "
+                                                      "shape with random weights would gain. By default as the model finds them.")] = None,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda:0 or hip:0; skipstone devices lists them.")] = "cpu",
     threads: Annotated[Optional[int], typer.Option(help="Threads; by default all usable cores.")] = None,
     context: Annotated[int, typer.Option(min=1, help="Tokens in the cache while passes are measured.")] = 128,
@@ -146,14 +158,18 @@ def command(
     with errors_as_messages():
         from ..errors import ArgumentError
         from ..loading import load
+        from .simulated import rates
 
+        wanted = rates(acceptance) if acceptance is not None else None
         if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
             raise ArgumentError(f"--plot: {plot}; expected a file name that ends in .svg, in a folder that exists")
         loaded = load(_given(model, random, type), draft=draft_argument(draft, no_draft), device=device, threads=threads)
+        if wanted and loaded.drafter is None:
+            raise ArgumentError(f"--acceptance: {loaded.name} has no drafter")
         longest = max(context + max(ROWS), prompt_tokens)
         if longest > loaded.context_length:
             raise ArgumentError(f"--context and --prompt-tokens need {longest} tokens; {loaded.name} takes {loaded.context_length}")
-        result = {"load": load_figures(loaded), **measure(loaded, context, prompt_tokens, rounds), "machine": {**machine(loaded.threads), **card(loaded.device)}}
+        result = {"load": load_figures(loaded), **measure(loaded, context, prompt_tokens, rounds, wanted), "machine": {**machine(loaded.threads), **card(loaded.device)}}
         if plot is not None:
             from .plot import of_bench, svg
 
@@ -183,7 +199,9 @@ def command(
                   (f", {result['share_of_copy_bandwidth']:.0%} of the copy's" if result["share_of_copy_bandwidth"] else ""))
         if result["drafted"]:
             d = result["drafted"]
-            rates = " ".join(f"{rate:.2f}" for rate in d["acceptance"])
-            if random:
+            right = " ".join(f"{rate:.2f}" for rate in d["acceptance"])
+            if wanted:
+                out.print("how many drafts are right is drawn from the given rates; what drafting costs is measured")
+            elif random:
                 out.print("the drafter's weights are random too: what it costs is measured, what it would bring is not")
-            out.print(f"drafted: {d['tokens_per_second']:,.1f} tokens/s, {d['tokens_per_pass']:.2f} tokens a pass" + (f"; accepted by position {rates}" if rates else ""))
+            out.print(f"drafted: {d['tokens_per_second']:,.1f} tokens/s, {d['tokens_per_pass']:.2f} tokens a pass, {d['times_plain']:.2f} x plain, {d['draft_share']:.0%} of the time for drafts" + (f"; accepted by position {right}" if right else ""))
