@@ -168,7 +168,7 @@ class Model:
         if isinstance(prompt, str):
             if self.tokenizer is None:
                 raise ArgumentError(f"prompt: text, but {self.name} has no tokenizer; expected token ids")
-            prompt = self.tokenizer.encode(prompt, special=True)
+            prompt = self.tokenizer.encode_prompt(prompt)
         ids = token_ids("prompt", prompt, self.vocab_size)
         if not len(ids):
             raise ArgumentError("prompt: empty; expected at least one token")

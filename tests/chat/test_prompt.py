@@ -49,7 +49,7 @@ def test_ids_are_those_of_the_whole_text(kind: str, thinking: bool | None, tools
     assert tokenizer is not None
     for messages in CONVERSATIONS:
         made = prompt(kind, messages, tools=tools, enable_thinking=thinking)
-        assert made.ids == tokenizer.encode(made.text, special=True)
+        assert made.ids == tokenizer.encode_prompt(made.text)
         assert structure(kind, made.ids)
 
 

@@ -27,7 +27,7 @@ def tokenizer(kind: str) -> Tokenizer:
 @given(st.lists(st.sampled_from(SCRAPS), max_size=10).map("".join))
 @settings(max_examples=200)
 def test_all_own_is_as_usual(kind: str, text: str) -> None:
-    assert tokenizer(kind).encode_marked(text, [(0, len(text))]) == tokenizer(kind).encode(text, special=True)
+    assert tokenizer(kind).encode_marked(text, [(0, len(text))]) == tokenizer(kind).encode_prompt(text)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gemma4", "llama"])

@@ -84,7 +84,7 @@ def test_gguf_and_json_agree(kind, tmp_path):
             assert ids == u.encode(text, special), (text, special)
             assert t.decode(ids) == u.decode(ids) and t.decode(ids, special=True) == u.decode(ids, special=True)
         plain = library.encode(text, add_special_tokens=False).ids
-        assert ids == plain or ids == [t.bos_id, *plain]
+        assert ids == [t.bos_id] * t.add_bos + plain
 
 
 @pytest.mark.parametrize("pre", WORDS)
@@ -102,7 +102,9 @@ def test_special_tokens_and_the_first_token():
     ids = {token: i for i, token in enumerate(SMALL["gemma4"]["tokenizer.ggml.tokens"])}
     assert t.add_bos and t.bos_id == ids["<bos>"]
     assert t.encode("or", special=True) == [ids["<bos>"], ids["or"]]
-    assert t.encode("<bos>or", special=True) == [ids["<bos>"], ids["or"]]
+    assert t.encode("<bos>or", special=True) == [ids["<bos>"], ids["<bos>"], ids["or"]]     # as transformers and llama.cpp
+    assert t.encode_prompt("<bos>or") == t.encode_prompt("or") == [ids["<bos>"], ids["or"]]
+    assert t.encode_prompt("<bos><bos>or") == [ids["<bos>"], ids["<bos>"], ids["or"]] and t.encode_prompt("") == [ids["<bos>"]]
     assert t.encode("", special=True) == [ids["<bos>"]] and t.encode("") == []
     # The file calls <|turn> an ordinary token; it is a marker all the same.
     assert t.encode("<|turn>a<turn|>", special=True) == [ids["<bos>"], ids["<|turn>"], ids["a"], ids["<turn|>"]]
@@ -471,7 +473,7 @@ def test_bundled(name):
         assert t.decode(t.encode(text)) == expected
     assert t.vocab_size == 4096 and len(t.eos_ids) == 2 and t.add_bos is not qwen
     chat = "<|im_start|>user\nhi<|im_end|>\n" if qwen else "<bos><|turn>user\nhi<turn|>\n"
-    ids = t.encode(chat, special=True)
+    ids = t.encode_prompt(chat)
     assert set(ids) & t.eos_ids and t.decode(ids, special=True) == chat and "<" not in t.decode(ids)
 
 

@@ -42,7 +42,8 @@ class Tokenizer:
 
         special=False: content. No token is put before it, and what is spelled like a control token or another mark of
         structure (a turn, a tool call, thinking) is ordinary text, so that content cannot pretend to be one.
-        special=True: those become their tokens, and the text begins with the model's first token if it wants one.
+        special=True: those become their tokens, and the model's first token, if it wants one, comes before the text: also before a text that
+        spells it itself, as in the reference tokenizers. (`generate` and chat do not double it.)
         Raises ArgumentError for what is no Unicode text.
         """
         if not isinstance(text, str):
@@ -55,14 +56,17 @@ class Tokenizer:
         if not special:
             return self._content.encode(text)
         ids = self._full.encode(text)
-        if self.add_bos and self.bos_id is not None and ids[:1] != [self.bos_id]:
-            ids.insert(0, self.bos_id)
-        return ids
+        return [self.bos_id, *ids] if self.add_bos and self.bos_id is not None else ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """As encode(text, special=True), with the first token once where the text spells it itself, as rendered templates do."""
+        ids = self.encode(text, special=True)
+        return ids[1:] if self.add_bos and ids[1:2] == [self.bos_id] else ids
 
     def encode_marked(self, text: str, own: Iterable[tuple[int, int]]) -> list[int]:
         """The ids of a rendered conversation: control tokens and marks of structure only where the template wrote them itself.
 
-        own: (start, end) of the runs of characters that are the template's, in order. The same as encode(text, special=True)
+        own: (start, end) of the runs of characters that are the template's, in order. The same as encode_prompt(text)
         where no message spells such a token. Raises ArgumentError for what is no Unicode text.
         """
         ids: list[int] = []
