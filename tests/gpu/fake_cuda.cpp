@@ -28,7 +28,7 @@ template <class Args> Kernel kernel(void (*f)(Args)) {
 }
 #define KERNEL(name) {#name, kernel(name)}
 #define MATMULS(name) KERNEL(matmul_##name##_team16_columns8), KERNEL(matmul_##name##_team16_columns16), KERNEL(matmul_##name##_team4_columns8), \
-                      KERNEL(matmul_##name##_team4_columns16), KERNEL(matmul_##name##_team1_columns32)
+                      KERNEL(matmul_##name##_team4_columns16), KERNEL(prompt_##name##_128), KERNEL(prompt_##name##_64)
 #define EXPERTS(name) KERNEL(experts_enter_##name##_columns8), KERNEL(experts_enter_##name##_columns16), KERNEL(experts_leave_##name##_columns8), KERNEL(experts_leave_##name##_columns16)
 #define ATTENTIONS(name) KERNEL(attention_to_128_##name), KERNEL(attention_to_256_##name), KERNEL(attention_to_512_##name)
 std::map<std::string, Kernel> kernels{EXPERTS(q8_0), EXPERTS(q4_k), EXPERTS(q6_k), EXPERTS(q5_k), EXPERTS(q4_0), EXPERTS(q5_0), EXPERTS(canonical),

@@ -69,8 +69,54 @@ template <bool SIGNED, int NT> SK_DEVICE void add_block(Sums<NT>& acc, const U4&
   }
 }
 
+// Two blocks of a tile as the matrix instruction takes them: quants, what a lane's two rows multiply by, and minima.
+struct Blocks {
+  U4 m[2];
+  float w[2][2], low[2][2];              // [block][row]
+};
+// Prompts: the weights of two blocks are decoded once, then meet group after group of activation rows. The same sums as use() makes.
+template <class T, int TILES, int NT, class X> SK_DEVICE void use_blocks(const u8* tiles, const X& x, Sums<NT>* acc) {
+  typename T::Header head[TILES];
+  SK_UNROLL for (int of = 0; of < TILES; ++of) head[of].load(tiles + T::bytes * of);
+  SK_UNROLL for (int i = 0; i < 4; ++i) {
+    Blocks b[TILES];
+    SK_UNROLL for (int of = 0; of < TILES; ++of) b[of] = head[of].blocks(tiles + T::bytes * of, i, x.exponent);
+    SK_UNROLL for (int n = 0; n < NT; ++n) {
+      const Columns q = x.quants(i, n);
+      const F4 scale = x.scales(i, n);
+      F4 sum{};
+      if constexpr (T::minima) sum = x.sums(i, n);
+      SK_UNROLL for (int j = 0; j < 2; ++j)
+        SK_UNROLL for (int of = 0; of < TILES; ++of) {
+          const float less[2] = {mul(b[of].w[j][0], minus_start), mul(b[of].w[j][1], minus_start)};
+          const Product p = multiply<T::is_signed>(b[of].m[j], q, j, start_bits);
+          add_scaled(acc[of].of[n], p, b[of].w[j], less, part(scale, 2 * j), part(scale, 2 * j + 1));
+          if constexpr (T::minima)
+            SK_UNROLL for (int k = 0; k < 4; ++k) acc[of].of[n][k] = fma(b[of].low[j][k >> 1], part(sum, 2 * j + (k & 1)), acc[of].of[n][k]);
+        }
+    }
+  }
+}
+
 // Quants as they are: Q8_0.
 struct Q8_0 {
+  template <int TILES, int NT, class X> static SK_DEVICE void use_many(const u8* tiles, const X& x, Sums<NT>* acc) { use_blocks<Q8_0, TILES, NT>(tiles, x, acc); }
+  static constexpr bool minima = false, is_signed = true;
+  struct Header {
+    U4 d[2];
+    SK_DEVICE void load(const u8* chunk) {
+      SK_UNROLL for (int h = 0; h < 2; ++h) d[h] = four_words(chunk + 4096 + 128 * h + 16 * ((thread() & 31) >> 2));
+    }
+    SK_DEVICE Blocks blocks(const u8* chunk, int i, u32) const {
+      Blocks b;
+      SK_UNROLL for (int j = 0; j < 2; ++j) {
+        const u32 both = word(d[i >> 1], 2 * (i & 1) + j);
+        b.w[j][0] = half_of(both, 0), b.w[j][1] = half_of(both, 1);
+        b.m[j] = four_words(chunk + 512 * (2 * i + j) + 16 * (thread() & 31));
+      }
+      return b;
+    }
+  };
   static constexpr int bytes = 4352;
   template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
@@ -95,6 +141,37 @@ struct Q8_0 {
 // weight times the same power of two, which the scale takes back.
 template <bool FIVE> struct Q45_0 {
   static constexpr int bytes = FIVE ? 2816 : 2304, scales = FIVE ? 2560 : 2048;
+  template <int TILES, int NT, class X> static SK_DEVICE void use_many(const u8* tiles, const X& x, Sums<NT>* acc) { use_blocks<Q45_0<FIVE>, TILES, NT>(tiles, x, acc); }
+  static constexpr bool minima = false, is_signed = true;
+  struct Header {
+    U4 d[2], fifth;
+    SK_DEVICE void load(const u8* chunk) {
+      SK_UNROLL for (int h = 0; h < 2; ++h) d[h] = four_words(chunk + scales + 128 * h + 16 * ((thread() & 31) >> 2));
+      if (FIVE) fifth = four_words(chunk + 2048 + 16 * (thread() & 31));
+    }
+    SK_DEVICE Blocks blocks(const u8* chunk, int i, u32) const {
+      Blocks o;
+      const U4 q = four_words(chunk + 512 * i + 16 * (thread() & 31));
+      SK_UNROLL for (int j = 0; j < 2; ++j) {
+        U4& m = o.m[j];
+        if constexpr (FIVE) {
+          m = each(q, [&](u32 r) { return ((j ? r >> 1 : r << 3) & 0x78787878u) ^ 0x80808080u; });
+          const u32 h = word(fifth, i);
+          // Bit c + 4j of a byte of the fifth bits belongs to register c of block j, and is wanted at bit 7.
+          m.x ^= (h << (7 - 4 * j)) & 0x80808080u;
+          m.y ^= (h << (6 - 4 * j)) & 0x80808080u;
+          m.z ^= (h << (5 - 4 * j)) & 0x80808080u;
+          m.w ^= (h << (4 - 4 * j)) & 0x80808080u;
+        } else {
+          m = each(q, [&](u32 r) { return ((j ? r : r << 4) & 0xF0F0F0F0u) ^ 0x80808080u; });
+        }
+        const u32 both = word(d[i >> 1], 2 * (i & 1) + j);
+        constexpr float unit = FIVE ? 1.0f / 8 : 1.0f / 16;
+        o.w[j][0] = mul(half_of(both, 0), unit), o.w[j][1] = mul(half_of(both, 1), unit);
+      }
+      return o;
+    }
+  };
   template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     U4 d[TILES], fifth[TILES];
@@ -153,6 +230,40 @@ template <bool FIVE> struct Q45_K {
       }
     }
   };
+  template <int TILES, int NT, class X> static SK_DEVICE void use_many(const u8* tiles, const X& x, Sums<NT>* acc) { use_blocks<Q45_K<FIVE>, TILES, NT>(tiles, x, acc); }
+  static constexpr bool minima = true, is_signed = false;
+  struct Header {
+    Head own;
+    U4 fifth;
+    SK_DEVICE void load(const u8* chunk) {
+      own.load(chunk);
+      if (FIVE) fifth = four_words(chunk + 2048 + 16 * (thread() & 31));
+    }
+    SK_DEVICE Blocks blocks(const u8* chunk, int i, u32 exponent) const {
+      Blocks o;
+      const U4 q = four_words(chunk + 512 * i + 16 * (thread() & 31));
+      SK_UNROLL for (int j = 0; j < 2; ++j) {
+        U4& m = o.m[j];
+        if constexpr (FIVE) {
+          m = each(q, [&](u32 r) { return (j ? r >> 4 : r) & 0x0F0F0F0Fu; });
+          const u32 h = word(fifth, i);      // bit c + 4j of a byte belongs to register c of block j, and is wanted at bit 4
+          m.x |= (j ? h : h << 4) & 0x10101010u;
+          m.y |= (j ? h >> 1 : h << 3) & 0x10101010u;
+          m.z |= (j ? h >> 2 : h << 2) & 0x10101010u;
+          m.w |= (j ? h >> 3 : h << 1) & 0x10101010u;
+        } else {
+          m = each(q, [&](u32 r) { return j && in_place ? r & 0xF0F0F0F0u : (j ? r >> 4 : r) & 0x0F0F0F0Fu; });
+        }
+        const int b = 2 * i + j;
+        SK_UNROLL for (int r = 0; r < 2; ++r) {
+          // fma(d, 2^23 + s, -2^23 * d) is d * s, exact.
+          o.w[j][r] = fma(own.d[j][r], byte_float(own.scale[r][b >> 2], b & 3, exponent), own.less_d[j][r]);
+          o.low[j][r] = fma(own.dmin[r], byte_float(own.min[r][b >> 2], b & 3, exponent), own.less_dmin[r]);
+        }
+      }
+      return o;
+    }
+  };
   template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     Head head[TILES];
@@ -203,6 +314,50 @@ using Q5_K = Q45_K<true>;
 // A weight plus 32, times 4, top bit flipped, is a signed byte: 4 times the weight. layout.cpp flips that bit in the plane of upper pairs.
 struct Q6_K {
   static constexpr int bytes = 3360;
+  // As use(), but the weights of two blocks are decoded once, then meet group after group of activation rows.
+  template <int TILES, int NT, class X> static SK_DEVICE void use_many(const u8* tiles, const X& x, Sums<NT>* acc) {
+    const int lane = thread() & 31;
+    Sums<NT> own[TILES] = {};
+    SK_UNROLL_NOT for (int i = 0; i < 4; ++i) {
+      U4 m[TILES][2];
+      float w[TILES][2][2][2];
+      SK_UNROLL for (int of = 0; of < TILES; ++of) {
+        const u8* chunk = tiles + bytes * of;
+        const U4 q = four_words(chunk + 512 * i + 16 * lane);
+        const u32* upper = reinterpret_cast<const u32*>(chunk + 2048 + 512 * (i >> 1) + 16 * lane) + 2 * (i & 1);
+        const u32 scales[2] = {*reinterpret_cast<const u32*>(chunk + 3072 + 16 * (lane >> 2) + 4 * i), *reinterpret_cast<const u32*>(chunk + 3200 + 16 * (lane >> 2) + 4 * i)};
+        SK_UNROLL for (int j = 0; j < 2; ++j) {
+          const u32 h = upper[j];
+          U4& v = m[of][j];
+          v = each(q, [&](u32 r) { return (j ? r >> 2 : r << 2) & 0x3C3C3C3Cu; });
+          v.x |= (h << 6) & 0xC0C0C0C0u;
+          v.y |= (h << 4) & 0xC0C0C0C0u;
+          v.z |= (h << 2) & 0xC0C0C0C0u;
+          v.w |= h & 0xC0C0C0C0u;
+          SK_UNROLL for (int half = 0; half < 2; ++half)
+            SK_UNROLL for (int r = 0; r < 2; ++r) w[of][j][half][r] = add(byte_float(scales[r], 2 * j + half, x.exponent), -8388736.0f);      // stored plus 128
+        }
+      }
+      SK_UNROLL for (int n = 0; n < NT; ++n) {
+        const Columns q = x.quants(i, n);
+        const F4 scale = x.scales(i, n);
+        SK_UNROLL for (int j = 0; j < 2; ++j)
+          SK_UNROLL for (int half = 0; half < 2; ++half)
+            SK_UNROLL for (int of = 0; of < TILES; ++of) {
+              const float* s = w[of][j][half];
+              const float less[2] = {mul(s[0], minus_start), mul(s[1], minus_start)};
+              const U4& v = m[of][j];
+              add_scaled(own[of].of[n], multiply_half(half ? v.z : v.x, half ? v.w : v.y, q, j, half, start_bits), s, less, part(scale, 2 * j), part(scale, 2 * j + 1));
+            }
+      }
+    }
+    SK_UNROLL for (int of = 0; of < TILES; ++of) {
+      const u32 d = *reinterpret_cast<const u32*>(tiles + bytes * of + 3328 + 4 * (lane >> 2));
+      const float unit[2] = {mul(half_of(d, 0), 0.25f), mul(half_of(d, 1), 0.25f)};
+      SK_UNROLL for (int n = 0; n < NT; ++n)
+        SK_UNROLL for (int k = 0; k < 4; ++k) acc[of].of[n][k] = fma(unit[k >> 1], own[of].of[n][k], acc[of].of[n][k]);
+    }
+  }
   template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31;
     Sums<NT> own[TILES] = {};
@@ -250,6 +405,7 @@ struct Q6_K {
 // The sum of a half's activations, which a minimum needs, is its product with ones.
 struct Canonical {
   static constexpr int bytes = 6144;
+  template <int TILES, int NT, class X> static SK_DEVICE void use_many(const u8* tiles, const X& x, Sums<NT>* acc) { use<TILES, NT>(tiles, x, acc); }
   template <int TILES, int NT, class X> static SK_DEVICE void use(const u8* tiles, const X& x, Sums<NT>* acc) {
     const int lane = thread() & 31, g = lane >> 2;
     SK_UNROLL for (int i = 0; i < 4; ++i) {

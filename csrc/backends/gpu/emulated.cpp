@@ -8,11 +8,16 @@
 #include "backends/gpu/layout.h"
 #include "backends/gpu/attention.cu"
 #include "backends/gpu/matmul.cu"
+#include "backends/gpu/prompt.cu"
 
 namespace skipstone::gpu {
 namespace {
 
 template <class T> void launch(MatmulArgs a, int columns, int team, uint32_t seed) {
+  if (team == 0) {
+    emulate::run(a.blocks, columns == 128 ? 256 : 128, seed, [&] { columns == 128 ? prompt<T, 4, 2, 8>(a) : prompt<T, 2, 2, 4>(a); }, static_cast<size_t>(2 * (columns / 16 * T::bytes + columns / 16 * 4 * pair_bytes) + columns * columns * 4 + columns * 4));
+    return;
+  }
   const size_t shared = static_cast<size_t>(matmul_shared(team, a.depth, T::bytes, columns));
   emulate::run(a.blocks, team == 16 ? 512 : 128, seed, [&] {
     if (team == 16 && columns == 8) matmul<T, 8, 1, 1>(a);

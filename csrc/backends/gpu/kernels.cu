@@ -1,5 +1,6 @@
 // All kernels as one image.
 #include "backends/gpu/matmul.cu"
+#include "backends/gpu/prompt.cu"
 #include "backends/gpu/matmul_plain.cu"
 #include "backends/gpu/rows.cu"
 #include "backends/gpu/attention.cu"

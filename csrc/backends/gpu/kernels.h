@@ -48,6 +48,7 @@ struct MatmulArgs {
   unsigned char* to;                     // quantized results, or with add_end those times the norm's weights; null: not wanted
   long long to_more;
   float* squares_to;                     // rows x outputs / 32
+  float* work;                           // prompts with gate and up: the gate's results, a block after the other
 };
 
 // Shared memory of a matmul: the rings, then sums of 8 slices x columns x 32 outputs and a factor a row; a team of one warp: three areas of sums.

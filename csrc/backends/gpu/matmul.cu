@@ -9,6 +9,7 @@
 //   slice s of 8 adds its chunks s, s + 8, s + 16, ... with their blocks in order, in one float (Q6_K: and one of its own a chunk);
 //   slices are added in pairs, then the pairs in order: (((0 + 1) + (2 + 3)) + (4 + 5)) + (6 + 7).
 #include "backends/gpu/decode.h"
+#include "backends/gpu/matmul.h"
 #include "backends/gpu/quantize.h"
 
 namespace skipstone::gpu {
@@ -36,13 +37,6 @@ SK_DEVICE void wait_step(int depth) {
   if (depth == 1) wait_copies<0>();
   else if (depth == 2) wait_copies<1>();
   else wait_copies<2>();
-}
-
-SK_DEVICE MatmulPart part_of(const MatmulArgs& a, int unit) {
-  MatmulPart p = a.parts[0];
-  SK_UNROLL for (int i = 1; i < most_parts; ++i)
-    if (unit >= a.parts[i].first) p = a.parts[i];
-  return p;
 }
 
 // A warp's steps in order: chunks of its slices, halves (gate, up) of a unit, items. An item is a group of activation rows and TEAMS units side by side,
@@ -101,13 +95,6 @@ SK_DEVICE void finish(const MatmulArgs& a, const MatmulPart& p, int block32, int
     if (a.norm) z = mul(z, a.norm[n]);
   }
   quantize_block(z, to, row % most_rows, block32);
-}
-
-// A row's factor of the norm in front, for every lane; squares are added in a fixed order.
-SK_DEVICE float factor_of(const MatmulArgs& a, int row) {
-  float sum = 0.0f;
-  for (int i = thread() & 31; i < a.squares_count; i += 32) sum = add(sum, a.squares[i64(a.squares_count) * row + i]);
-  return divide(1.0f, square_root(add(divide(sum_lanes(sum), static_cast<float>(a.columns)), a.eps)));
 }
 
 // Lines of the activations that a later step reads into the first cache level: those of 16 rows, or a team's share of those of 32.

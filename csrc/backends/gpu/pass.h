@@ -4,7 +4,7 @@
 
 namespace skipstone::gpu {
 
-constexpr int pass_rows = 256;           // rows a pass; longer runs are cut, which changes no bit
+constexpr int pass_rows = 512;           // rows a pass; longer runs are cut, which changes no bit
 
 // Rows of one sequence in a pass.
 struct PartRecord {

@@ -122,6 +122,7 @@ SK_DEVICE void close_copies() {                  // what was asked for since the
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
+SK_DEVICE U4 load_once(const u8* from) { return *reinterpret_cast<const U4*>(from); }
 template <int LEFT> SK_DEVICE void wait_copies() {      // until at most LEFT groups are on their way
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.wait_group %0;" :: "n"(LEFT) : "memory");

@@ -370,6 +370,14 @@ void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units,
   args.columns = w.columns;
   args.squares_count = w.columns / unit_rows;
   const auto bytes = [&](int team, int depth, int columns) { return matmul_shared(team, depth, w.chunk_bytes, columns); };
+  if (card.large_teams && rows > 4 * most_rows) {
+    const int form = getenv("SK_FORM") ? atoi(getenv("SK_FORM")) : 128;
+    const int in_block = form == 128 ? 4 : 2, threads = form == 128 ? 256 : 128, at_once = form == 128 ? 1 : 2;
+    args.work = gate_work_.as<float>();
+    args.blocks = std::min((units + in_block - 1) / in_block * ((rows + form - 1) / form), card.processors * at_once);
+    return driver_->launch(("prompt_" + w.type + "_" + std::to_string(form)).c_str(), args.blocks, threads, &args,
+                           2 * (in_block * 2 * w.chunk_bytes + form / 16 * 4 * pair_bytes) + threads * (form == 128 ? 16 : 8) * 16 + form * 4);
+  }
   const bool small = !card.large_teams || bytes(16, 1, 16) > card.shared_a_block, many = !small && rows > 4 * most_rows && bytes(1, 1, 32) <= card.shared_a_block;
   const int team = small ? 4 : many ? 1 : 16, columns = many ? 32 : rows <= 8 ? 8 : 16, items = (many ? (units + 3) / 4 : units) * ((rows + columns - 1) / columns);
   if (bytes(team, 1, columns) > card.shared_a_block)
@@ -704,6 +712,7 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
       throw DeviceError(driver_->info().name + " (" + driver_->info().description + ") has too little shared memory for heads of " + std::to_string(c.head) + " in a cache of this kv_type; use kv_type='f16'");
   }
   if (shape.splits > 1) grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);
+  if (rows > 4 * most_rows) grow(gate_work_, int64_t{65536} * driver_->info().processors);
   grow(work_, int64_t{bucket(shape.parts)} * delta_work_ * 4);
   grow(made_, int64_t{bucket(rows)} * mixture_.made_floats * 4);
   // Rows come in groups of 16.

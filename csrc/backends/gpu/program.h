@@ -148,7 +148,7 @@ class GpuProgram {
   std::vector<Memory> angles_;           // by table: cosines, then sines, a position
   int64_t angle_positions_ = 0;
   std::vector<Memory> constants_;
-  Memory values_, activation_memory_, tables_, partial_, arrived_, mixed_, gates_, updates_, work_, head_input_, head_activations_, logits_, best_, ids_, choices_;
+  Memory values_, activation_memory_, tables_, partial_, arrived_, mixed_, gates_, updates_, work_, gate_work_, head_input_, head_activations_, logits_, best_, ids_, choices_;
   PassTables pass_{};
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
   int hidden_buffer_ = -1, input_buffer_ = -1, head_buffer_ = -1;

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from .. import _native
 
 CHUNK = 256                             # positions of a cache that are taken at once
-PASS_ROWS = 256                         # of a card's pass
+PASS_ROWS = 512                         # of a card's pass
 PARTIAL_BYTES = 512 << 20               # most that a card keeps of attention's partial results
 ROW_BYTES = {"f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "q8_0": (32, 34), "q4_0": (32, 18)}   # values and bytes of a block
 
