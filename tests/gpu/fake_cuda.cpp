@@ -28,16 +28,16 @@ template <class Args> Kernel kernel(void (*f)(Args)) {
 }
 #define KERNEL(name) {#name, kernel(name)}
 #define MATMULS(name) KERNEL(matmul_##name##_team16_columns8), KERNEL(matmul_##name##_team16_columns16), KERNEL(matmul_##name##_team4_columns8), \
-                      KERNEL(matmul_##name##_team4_columns16), KERNEL(prompt_##name##_128), KERNEL(prompt_##name##_64)
+                      KERNEL(matmul_##name##_team4_columns16), KERNEL(prompt_##name##_64)
 #define EXPERTS(name) KERNEL(experts_enter_##name##_columns8), KERNEL(experts_enter_##name##_columns16), KERNEL(experts_leave_##name##_columns8), KERNEL(experts_leave_##name##_columns16)
 #define ATTENTIONS(name) KERNEL(attention_to_128_##name), KERNEL(attention_to_256_##name), KERNEL(attention_to_512_##name)
 std::map<std::string, Kernel> kernels{EXPERTS(q8_0), EXPERTS(q4_k), EXPERTS(q6_k), EXPERTS(q5_k), EXPERTS(q4_0), EXPERTS(q5_0), EXPERTS(canonical),
                                       KERNEL(experts_enter_plain), KERNEL(experts_leave_plain), KERNEL(join_experts), KERNEL(route), KERNEL(close_logits), KERNEL(open_logits),
-                                      MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical),
+                                      MATMULS(q8_0), MATMULS(q4_k), MATMULS(q6_k), MATMULS(q5_k), MATMULS(q4_0), MATMULS(q5_0), MATMULS(canonical), KERNEL(prompt_q8_0_128), KERNEL(prompt_q4_k_128), KERNEL(prompt_q5_k_128), KERNEL(prompt_q4_0_128), KERNEL(prompt_q5_0_128),
                                       KERNEL(matmul_plain), KERNEL(rows_in_order), ATTENTIONS(bf16_4), ATTENTIONS(blocks_4), ATTENTIONS(f32_4), ATTENTIONS(f16_4), ATTENTIONS(bf16_1), ATTENTIONS(blocks_1), ATTENTIONS(f16_1),
                                       KERNEL(attention_to_128_f32_1), KERNEL(attention_to_256_f32_1), KERNEL(attention_128_f16_1), KERNEL(attention_128_f16_4),
                                       KERNEL(attention_128_f16_8), KERNEL(attention_256_f16_1), KERNEL(attention_256_f16_4), KERNEL(attention_256_f16_8), KERNEL(attention_join),
-                                      KERNEL(store_heads), KERNEL(delta_rule), KERNEL(delta_rule_128), KERNEL(choose), KERNEL(read_memory), KERNEL(choose_noisy), KERNEL(draft_next), KERNEL(softcap)};
+                                      KERNEL(store_heads), KERNEL(delta_rule), KERNEL(delta_rule_128), KERNEL(choose), KERNEL(read_memory), KERNEL(choose_noisy), KERNEL(draft_next), KERNEL(embed_rows), KERNEL(softcap)};
 
 int64_t number(const char* name, int64_t otherwise) {
   const char* text = std::getenv(name);

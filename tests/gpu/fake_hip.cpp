@@ -38,7 +38,7 @@ int hipMemGetInfo(size_t* free, size_t* total) { return cuMemGetInfo_v2(free, to
 int hipModuleLoadData(void** m, const void* image) { return std::memcmp(image, "\x7f" "ELF", 4) ? invalid_image : cuModuleLoadData(m, image); }
 // What AMD's images do not have is not found.
 int hipModuleGetFunction(void** f, void* m, const char* name) {
-  return std::strstr(name, "_team16_") || std::strstr(name, "_team1_") || large_attention(name) ? not_found : cuModuleGetFunction(f, m, name);
+  return std::strstr(name, "_team16_") || std::strstr(name, "prompt_") || large_attention(name) ? not_found : cuModuleGetFunction(f, m, name);
 }
 int hipMalloc(void** a, size_t bytes) {
   Address at = 0;

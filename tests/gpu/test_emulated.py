@@ -195,7 +195,7 @@ def test_form_grid_and_order_change_no_bit(library: ctypes.CDLL, name: str) -> N
     x = Activations(library, rng.standard_normal((6, columns)).astype(np.float32))
     first = matmul(library, name, packed, outputs, x)
     # Columns, team, blocks, depth, seed; blocks beyond the 3 units have nothing to do.
-    for form in ((16, 4, 2, 1, 1), (8, 16, 1, 2, 2), (8, 4, 3, 1, 3), (16, 16, 5, 2, 4), (8, 16, 9, 1, 5), (32, 1, 1, 2, 6)):
+    for form in ((16, 4, 2, 1, 1), (8, 16, 1, 2, 2), (8, 4, 3, 1, 3), (16, 16, 5, 2, 4), (8, 16, 9, 1, 5), (32, 1, 1, 2, 6), (64, 0, 1, 1, 7), (128, 0, 2, 1, 8)):
         assert matmul(library, name, packed, outputs, x, *form).tobytes() == first.tobytes(), form
 
 

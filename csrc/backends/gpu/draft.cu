@@ -38,6 +38,17 @@ SK_DEVICE float weight_at(const Table& table, i64 row, int column) {
   return add(mul(mul(d, static_cast<float>(scale)), static_cast<float>(q)), -mul(dmin, static_cast<float>(min)));
 }
 
+// Embeddings of a pass of many rows.
+SK_KERNEL(256, 4) embed_rows(EmbedArgs a) {
+  let_next_start();
+  wait_for_previous();
+  const int row = block() / a.stretches, first = 1024 * (block() % a.stretches), token = a.tokens[row];
+  for (int i = first + thread(); i < first + 1024 && i < a.table.columns; i += 256) {
+    const float v = weight_at(a.table, token, i);
+    a.y[i64(row) * a.table.columns + i] = a.scale == 1.0f ? v : mul(v, a.scale);
+  }
+}
+
 // By one block: the chosen token is kept as a draft; its embedding and the hidden row before it become the only row of the next pass.
 SK_KERNEL(1024, 1) draft_next(DraftArgs a) {
   constexpr int most_values = 16;

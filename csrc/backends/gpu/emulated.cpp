@@ -15,7 +15,7 @@ namespace {
 
 template <class T> void launch(MatmulArgs a, int columns, int team, uint32_t seed) {
   if (team == 0) {
-    emulate::run(a.blocks, columns == 128 ? 256 : 128, seed, [&] { columns == 128 ? prompt<T, 4, 2, 8>(a) : prompt<T, 2, 2, 4>(a); }, static_cast<size_t>(2 * (columns / 16 * T::bytes + columns / 16 * 4 * pair_bytes) + columns * columns * 4 + columns * 4));
+    emulate::run(a.blocks, prompt_threads(columns), seed, [&] { columns == 128 ? prompt<T, 4, 2, 8>(a) : prompt<T, 2, 2, 4>(a); }, static_cast<size_t>(prompt_shared(columns, T::bytes)));
     return;
   }
   const size_t shared = static_cast<size_t>(matmul_shared(team, a.depth, T::bytes, columns));
@@ -44,7 +44,7 @@ extern "C" void emulated_quantize(const float* x, int rows, int columns, unsigne
     quantize_block(at < columns ? x[i64(row) * columns + at] : 0.0f, out, row, b);
   });
 }
-// columns: 8, 16 or 32; team: 16, 4 or, with 32 columns, 1; blocks: of the grid; depth: steps ahead. None may change a bit.
+// columns: 8, 16 or 32; team: 16, 4 or, with 32 columns, 1, or 0 for prompt.cu with 64 or 128 columns; blocks: of the grid; depth: steps ahead. None may change a bit.
 extern "C" void emulated_matmul(int type_id, const uint8_t* packed, const unsigned char* x, float* y, int64_t stride, int outputs, int k, int rows,
                                 int columns, int team, int blocks, int depth, uint32_t seed) {
   MatmulArgs a{};

@@ -58,4 +58,9 @@ SK_BOTH constexpr int matmul_shared(int team, int depth, int chunk_bytes, int co
   return rings * depth * chunk_bytes + areas * columns * sum_stride * 4 + most_rows * 4;
 }
 
+// Of prompt.cu, in blocks of `rows` (64 or 128) rows by as many outputs: two stages of weights and activations, sums, a factor a row.
+SK_BOTH constexpr int prompt_threads(int rows) { return 2 * rows; }
+SK_BOTH constexpr int prompt_shared(int rows, int chunk_bytes) { return 2 * (rows / tile_rows) * (chunk_bytes + 4 * pair_bytes) + rows * rows * 4 + rows * 4; }
+constexpr int prompt_work_bytes = 128 * 128 * 4;      // of a processor, for gates
+
 }  // namespace skipstone::gpu

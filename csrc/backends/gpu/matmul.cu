@@ -232,8 +232,7 @@ template <class T, int WARPS, int TILES, int NT> SK_DEVICE void matmul(const Mat
 // Cards with little shared memory take teams of four (host: program.cpp); which runs changes no bit.
 #define MATMUL_16(type, name)                                                                         \
   SK_KERNEL(512, 1) matmul_##name##_team16_columns8(MatmulArgs a) { matmul<type, 8, 1, 1>(a); }       \
-  SK_KERNEL(512, 1) matmul_##name##_team16_columns16(MatmulArgs a) { matmul<type, 8, 1, 2>(a); }      \
-  SK_KERNEL(128, 2) matmul_##name##_team1_columns32(MatmulArgs a) { matmul<type, 1, 2, 4>(a); }
+  SK_KERNEL(512, 1) matmul_##name##_team16_columns16(MatmulArgs a) { matmul<type, 8, 1, 2>(a); }
 #define MATMUL_4(type, name)                                                                          \
   SK_KERNEL(128, 4) matmul_##name##_team4_columns8(MatmulArgs a) { matmul<type, 4, 2, 1>(a); }        \
   SK_KERNEL(128, 3) matmul_##name##_team4_columns16(MatmulArgs a) { matmul<type, 4, 2, 2>(a); }

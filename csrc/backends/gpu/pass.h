@@ -175,6 +175,13 @@ struct Table {                           // an embedding table on the card
   const void* weights;
   int kind, rows, columns, chunks, chunk_bytes;
 };
+struct EmbedArgs {
+  Table table;
+  const int* tokens;                     // by row
+  float* y;                              // rows x columns of the table
+  float scale;
+  int stretches;                         // blocks a row, of 1024 columns each
+};
 struct DraftArgs {
   PartRecord* part;                      // the only one, with part_of, position and wanted of the next pass
   int *part_of, *position, *wanted;

@@ -7,12 +7,13 @@
 
 #include "backends/gpu/planner.h"
 #include "program/chain.h"
+#include "runtime/thread_pool.h"
 
 namespace skipstone::gpu {
 namespace {
 
-// What a pass reads: by row its part, position and whether its logits are wanted, then the parts.
-constexpr int64_t part_of_at = 0, position_at = 4 * pass_rows, wanted_at = 8 * pass_rows, records_at = 12 * pass_rows, noise_at = records_at + pass_rows * sizeof(PartRecord), tables_bytes = noise_at + sizeof(NoiseRecord);
+// What a pass reads: by row its part, position, whether its logits are wanted, its token, then the parts.
+constexpr int64_t part_of_at = 0, position_at = 4 * pass_rows, wanted_at = 8 * pass_rows, tokens_at = 12 * pass_rows, records_at = 16 * pass_rows, noise_at = records_at + pass_rows * sizeof(PartRecord), tables_bytes = noise_at + sizeof(NoiseRecord);
 constexpr size_t most_recordings = 64;
 
 // 1, 2, 3, 4, 6, 8, 12 and so on, so that a growing text asks for few shapes.
@@ -60,6 +61,8 @@ TableKind table_kind(const DeviceWeight& w) {
     if (w.type == name) return kind;
   return canonical_table;
 }
+
+Table table_of(const DeviceWeight& w) { return {w.memory.as<const unsigned char>(), table_kind(w), w.rows, w.columns, w.chunks, w.chunk_bytes}; }
 
 // A draft need not be the sampler's choice, only often be. What top_k and top_p leave out is taken to lie below a share of the best token's weight.
 NoiseRecord noise_of(const Sampler& sampler) {
@@ -361,6 +364,23 @@ void GpuProgram::issue_experts(const Step& s, int rows) {
   if (!args.joins) driver_->launch("join_experts", (rows * args.own.units + expert_warps - 1) / expert_warps, expert_threads, &args);
 }
 
+// Of the matmul for many rows (prompt.cu): rows of a block, 0 where it has no form for the card, the weights or so few rows; blocks of the grid.
+struct PromptForm { int rows, blocks; };
+PromptForm prompt_form(const DeviceInfo& card, const DeviceWeight& w, int units, int rows) {
+  PromptForm best{0, 0};
+  if (!card.large_teams || !card.rings || rows <= 4 * most_rows) return best;
+  int64_t least = 0;
+  for (int size : {64, 128}) {
+    const int bytes = prompt_shared(size, w.chunk_bytes);
+    if (bytes > card.shared_a_block || (size == 128 && (w.type == "q6_k" || w.type == "canonical"))) continue;
+    const int items = (units + size / unit_rows - 1) / (size / unit_rows) * ((rows + size - 1) / size), at_once = card.processors * (size == 64 && 2 * (bytes + 1024) <= card.shared_a_processor ? 2 : 1);
+    // Rounds of blocks times what one costs, a processor to itself: a large one as much as 3.9 small ones.
+    const int64_t cost = int64_t{(items + at_once - 1) / at_once} * (at_once / card.processors) * (size == 64 ? 10 : 39);
+    if (!best.rows || cost < least) best = {size, std::min(items, at_once)}, least = cost;
+  }
+  return best;
+}
+
 // The form that suits the rows and the card; which one changes no bit. args: all but the grid.
 void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units, int rows) {
   const DeviceInfo& card = driver_->info();
@@ -370,19 +390,16 @@ void GpuProgram::issue_matmul(const DeviceWeight& w, MatmulArgs args, int units,
   args.columns = w.columns;
   args.squares_count = w.columns / unit_rows;
   const auto bytes = [&](int team, int depth, int columns) { return matmul_shared(team, depth, w.chunk_bytes, columns); };
-  if (card.large_teams && rows > 4 * most_rows) {
-    const int form = getenv("SK_FORM") ? atoi(getenv("SK_FORM")) : 128;
-    const int in_block = form == 128 ? 4 : 2, threads = form == 128 ? 256 : 128, at_once = form == 128 ? 1 : 2;
+  if (const PromptForm form = prompt_form(card, w, units, rows); form.rows) {
     args.work = gate_work_.as<float>();
-    args.blocks = std::min((units + in_block - 1) / in_block * ((rows + form - 1) / form), card.processors * at_once);
-    return driver_->launch(("prompt_" + w.type + "_" + std::to_string(form)).c_str(), args.blocks, threads, &args,
-                           2 * (in_block * 2 * w.chunk_bytes + form / 16 * 4 * pair_bytes) + threads * (form == 128 ? 16 : 8) * 16 + form * 4);
+    args.blocks = form.blocks;
+    return driver_->launch(("prompt_" + w.type + "_" + std::to_string(form.rows)).c_str(), form.blocks, prompt_threads(form.rows), &args, prompt_shared(form.rows, w.chunk_bytes));
   }
-  const bool small = !card.large_teams || bytes(16, 1, 16) > card.shared_a_block, many = !small && rows > 4 * most_rows && bytes(1, 1, 32) <= card.shared_a_block;
-  const int team = small ? 4 : many ? 1 : 16, columns = many ? 32 : rows <= 8 ? 8 : 16, items = (many ? (units + 3) / 4 : units) * ((rows + columns - 1) / columns);
+  const bool small = !card.large_teams || bytes(16, 1, 16) > card.shared_a_block;
+  const int team = small ? 4 : 16, columns = rows <= 8 ? 8 : 16, items = units * ((rows + columns - 1) / columns);
   if (bytes(team, 1, columns) > card.shared_a_block)
     throw DeviceError(card.name + " (" + card.description + ") has " + std::to_string(card.shared_a_block) + " bytes of shared memory a block; this model's weights need " + std::to_string(bytes(team, 1, columns)) + "; use device='cpu'");
-  int blocks = team == 16 ? 1 : many ? 2 : 4;
+  int blocks = team == 16 ? 1 : 4;
   while (blocks > 1 && blocks * (bytes(team, 1, columns) + 1024) > card.shared_a_processor) --blocks;
   // Twice as much on its way, where two blocks of it have room, so that the next kernel's can come early.
   const int twice = bytes(team, 2, columns);
@@ -590,7 +607,7 @@ void GpuProgram::issue_chain(const Shape& shape) {
   d.choice = choices_.as<int>();
   d.input = buffer(input_buffer_);
   d.embed = buffer(embeddings_[0].buffer);
-  d.table = {table_->memory.as<const unsigned char>(), table_kind(*table_), table_->rows, table_->columns, table_->chunks, table_->chunk_bytes};
+  d.table = table_of(*table_);
   d.scale = embeddings_[0].scale;
   d.hidden_width = static_cast<int>(hidden_width_);
   d.stays = borrows_;
@@ -659,6 +676,31 @@ void GpuProgram::go(const Shape& shape) {
   }
 }
 
+// Rows of an embedding table: looked up on the card where the table is there (with the head, or for a drafter's chain), else by the host.
+void GpuProgram::embed(const Embedding& e, const std::vector<int32_t>& tokens) {
+  const int rows = static_cast<int>(tokens.size());
+  const int64_t width = e.table->columns();
+  const DeviceWeight* table = head_ && head_->weight == e.table && !ordered_.top ? head_.get() : table_ && table_->weight == e.table ? table_.get() : nullptr;
+  if (rows > most_rows && table && !e.table->scaled() && table->rows >= vocabulary_) {
+    const EmbedArgs args{table_of(*table), reinterpret_cast<const int*>(tables_.address() + tokens_at), buffer(e.buffer), e.scale, static_cast<int>((width + 1023) / 1024)};
+    return driver_->launch("embed_rows", rows * args.stretches, 256, &args);
+  }
+  std::vector<float> staged(static_cast<size_t>(rows * width));
+  const auto look_up = [&](int r) {
+    float* to = staged.data() + r * width;
+    e.table->row(tokens[static_cast<size_t>(r)], to);
+    if (e.scale != 1.0f)
+      for (int64_t i = 0; i < width; ++i) to[i] *= e.scale;
+  };
+  if (rows <= most_rows)
+    for (int r = 0; r < rows; ++r) look_up(r);
+  else
+    ThreadPool::shared().run(usable_cores(), [&](int member, Team& team) {
+      for (int r = member; r < rows; r += team.size()) look_up(r);
+    });
+  driver_->write(reinterpret_cast<Address>(buffer(e.buffer)), staged.data(), rows * width * 4);
+}
+
 void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& part_of, const std::vector<int>& positions, const std::vector<int>& wanted, const std::vector<int32_t>& tokens,
                       const float* hidden, Want want, const std::vector<GpuSequence*>& sequences, float* logits, int32_t* choices, float* hidden_out, const Chain* chain) {
   const int rows = static_cast<int>(tokens.size()), asked = static_cast<int>(wanted.size());
@@ -669,6 +711,7 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
   memcpy(table.data() + part_of_at, part_of.data(), part_of.size() * 4);
   memcpy(table.data() + position_at, positions.data(), positions.size() * 4);
   if (asked) memcpy(table.data() + wanted_at, wanted.data(), wanted.size() * 4);
+  memcpy(table.data() + tokens_at, tokens.data(), tokens.size() * 4);
   memcpy(table.data() + records_at, records.data(), records.size() * sizeof(PartRecord));
   driver_->write(tables_.address(), table.data(), used);
   const bool noisy = chain && chain->sampler && chain->sampler->options().temperature > 0;
@@ -676,14 +719,7 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
     const NoiseRecord noise = noise_of(*chain->sampler);
     driver_->write(tables_.address() + noise_at, &noise, sizeof noise);
   }
-  for (const Embedding& e : embeddings_) {
-    const int64_t width = e.table->columns();
-    std::vector<float> staged(static_cast<size_t>(rows * width));
-    for (int r = 0; r < rows; ++r) e.table->row(tokens[static_cast<size_t>(r)], staged.data() + r * width);
-    if (e.scale != 1.0f)
-      for (float& v : staged) v *= e.scale;
-    driver_->write(reinterpret_cast<Address>(buffer(e.buffer)), staged.data(), rows * width * 4);
-  }
+  for (const Embedding& e : embeddings_) embed(e, tokens);
   if (input_buffer_ >= 0) driver_->write(reinterpret_cast<Address>(buffer(input_buffer_)), hidden, rows * input_width_ * 4);
 
   // Its shape, and the memory that follows from it.
@@ -712,7 +748,7 @@ void GpuProgram::pass(std::vector<PartRecord>& records, const std::vector<int>& 
       throw DeviceError(driver_->info().name + " (" + driver_->info().description + ") has too little shared memory for heads of " + std::to_string(c.head) + " in a cache of this kv_type; use kv_type='f16'");
   }
   if (shape.splits > 1) grow(partial_, int64_t{bucket(rows)} * shape.splits * attention_floats_ * 4);
-  if (rows > 4 * most_rows) grow(gate_work_, int64_t{65536} * driver_->info().processors);
+  if (rows > 4 * most_rows) grow(gate_work_, int64_t{prompt_work_bytes} * driver_->info().processors);
   grow(work_, int64_t{bucket(shape.parts)} * delta_work_ * 4);
   grow(made_, int64_t{bucket(rows)} * mixture_.made_floats * 4);
   // Rows come in groups of 16.

@@ -152,13 +152,14 @@ class GpuProgram {
   PassTables pass_{};
   int64_t hidden_width_ = 0, input_width_ = 0, vocabulary_ = 0;
   int hidden_buffer_ = -1, input_buffer_ = -1, head_buffer_ = -1;
-  // Tables stay in the host's memory (per-layer ones are large); their rows go to the card with the pass.
+  // Tables stay in the host's memory (per-layer ones are large), but for one that is the head's too; their rows go to the card with the pass.
   struct Embedding {
     std::shared_ptr<Weight> table;
     float scale;
     int buffer;
   };
   std::vector<Embedding> embeddings_;
+  void embed(const Embedding& e, const std::vector<int32_t>& tokens);
   std::shared_ptr<const DeviceWeight> table_;      // the first on the card, once a chain wants it
   bool no_table_ = false;                // there was no room for it
   Memory drafts_;

@@ -76,8 +76,20 @@ SK_DEVICE void quantize_column(const float z[4], u8* to, int row, int b, bool re
   }
 }
 
-// Of a unit's results for one row, what the kernel's end makes of them. z, gate: outputs g, g + 8, g + 16, g + 24.
-SK_DEVICE void finish_column(const MatmulArgs& a, const MatmulPart& p, int block32, int row, float factor, const float gate[4], float z[4]) {
+// What finish_column adds to a row's results: outputs g, g + 8, g + 16, g + 24. Asked for long before it is needed, for memory is far.
+struct Residual {
+  float of[2][4];                        // [column]
+  SK_DEVICE void load(const MatmulArgs& a, const MatmulPart& p, int block32, int row) {
+    if (a.end != add_end) return;
+    SK_UNROLL for (int c = 0; c < 2; ++c)
+      SK_UNROLL for (int k = 0; k < 4; ++k) {
+        const int n = unit_rows * block32 + ((thread() & 31) >> 2) + 8 * k;
+        of[c][k] = row + c < a.rows && n < p.outputs ? from_device(a.residual + i64(p.stride) * (row + c) + n) : 0.0f;
+      }
+  }
+};
+// Of a unit's results for one row, what the kernel's end makes of them. z, gate, residual, norm: outputs g, g + 8, g + 16, g + 24.
+SK_DEVICE void finish_column(const MatmulArgs& a, const MatmulPart& p, int block32, int row, float factor, const float gate[4], const float residual[4], const float norm[4], float z[4]) {
   const int g = (thread() & 31) >> 2;
   const bool real = row < a.rows;
   u8* to = a.to + a.to_more * (row / most_rows);
@@ -92,13 +104,12 @@ SK_DEVICE void finish_column(const MatmulArgs& a, const MatmulPart& p, int block
   }
   SK_UNROLL for (int k = 0; k < 4; ++k) {
     const int n = unit_rows * block32 + g + 8 * k;
-    const i64 at = i64(p.stride) * row + n;
     const bool there = real && n < p.outputs;
     if (a.end == add_end) {
-      if (there) z[k] = add(a.residual[at], z[k]);
+      if (there) z[k] = add(residual[k], z[k]);
       if (a.scale != 1.0f) z[k] = mul(z[k], a.scale);
     }
-    if (there && p.y) p.y[at] = z[k];
+    if (there && p.y) to_device(p.y + (i64(p.stride) * row + n), z[k]);
   }
   if (!a.to) return;
   if (a.squares_to) {
@@ -108,7 +119,7 @@ SK_DEVICE void finish_column(const MatmulArgs& a, const MatmulPart& p, int block
     square = add(square, other_lane<4>(square));
     if (g == 0 && real) a.squares_to[i64(p.outputs / unit_rows) * row + block32] = square;
     if (a.norm)
-      SK_UNROLL for (int k = 0; k < 4; ++k) z[k] = mul(z[k], a.norm[unit_rows * block32 + g + 8 * k]);
+      SK_UNROLL for (int k = 0; k < 4; ++k) z[k] = mul(z[k], norm[k]);
   }
   quantize_column(z, to, row % most_rows, block32, real);
 }
@@ -199,28 +210,38 @@ template <class T, int UNITS, int COLUMNS, int NT> SK_DEVICE void prompt(const M
     if (unit >= a.units) continue;
     const bool gated = a.end >= silu_end;
     const MatmulPart p = gated ? a.parts[0] : part_of(a, unit);
+    const int block32 = unit - p.first, first_row = row0 + own_rows + 2 * t;
+    float norm[4];
+    SK_UNROLL for (int k = 0; k < 4; ++k) norm[k] = a.norm && unit_rows * block32 + (lane >> 2) + 8 * k < p.outputs ? a.norm[unit_rows * block32 + (lane >> 2) + 8 * k] : 0.0f;
+    Residual next;
+    next.load(a, p, block32, first_row);
     SK_UNROLL_NOT for (int n = 0; n < NT; ++n) {
-      const int in_item = own_rows + 8 * n;
-      if (row0 + in_item >= a.rows) break;
+      const int column = own_rows + 8 * n + 2 * t;
+      if (row0 + own_rows + 8 * n >= a.rows) break;
+      const Residual residual = next;
+      if (n + 1 < NT) next.load(a, p, block32, first_row + 8 * (n + 1));
       const F4 low = whole[n * threads], high = whole[(NT + n) * threads];
       F4 gate_low{}, gate_high{};
       if (gated) gate_low = gates[n * threads], gate_high = gates[(NT + n) * threads];
       SK_UNROLL for (int c = 0; c < 2; ++c) {
-        const int column = in_item + 2 * t + c;
         float z[4] = {part(low, c), part(low, 2 + c), part(high, c), part(high, 2 + c)};
         const float gate[4] = {part(gate_low, c), part(gate_low, 2 + c), part(gate_high, c), part(gate_high, 2 + c)};
-        finish_column(a, p, unit - p.first, row0 + column, a.squares ? factors[column] : 1.0f, gate, z);
+        finish_column(a, p, block32, row0 + column + c, a.squares ? factors[column + c] : 1.0f, gate, residual.of[c], norm, z);
       }
     }
   }
   wait_copies<0>();
 }
 
-#ifndef PROMPT_KERNELS
-#define PROMPT(type, name) \
-  SK_KERNEL(256, 1) prompt_##name##_128(MatmulArgs a) { prompt<type, 4, 2, 8>(a); } \
-  SK_KERNEL(128, 2) prompt_##name##_64(MatmulArgs a) { prompt<type, 2, 2, 4>(a); }
-PROMPT(Q8_0, q8_0) PROMPT(Q4_K, q4_k) PROMPT(Q6_K, q6_k) PROMPT(Q5_K, q5_k) PROMPT(Q4_0, q4_0) PROMPT(Q5_0, q5_0) PROMPT(Canonical, canonical)
+// Blocks of 128 rows by 128 outputs, one a processor, and of 64 by 64. The host chooses (program.cpp); which runs changes no bit. Where scales are of 16
+// positions, registers suffice for the smaller ones alone.
+#ifndef SK_NO_KERNELS
+#define PROMPT_64(type, name) SK_KERNEL(128, 2) prompt_##name##_64(MatmulArgs a) { prompt<type, 2, 2, 4>(a); }
+#define PROMPT_128(type, name) SK_KERNEL(256, 1) prompt_##name##_128(MatmulArgs a) { prompt<type, 4, 2, 8>(a); }
+#if SK_EMULATED || (SK_CUDA && (!defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800))
+PROMPT_64(Q8_0, q8_0) PROMPT_64(Q4_K, q4_k) PROMPT_64(Q6_K, q6_k) PROMPT_64(Q5_K, q5_k) PROMPT_64(Q4_0, q4_0) PROMPT_64(Q5_0, q5_0) PROMPT_64(Canonical, canonical)
+PROMPT_128(Q8_0, q8_0) PROMPT_128(Q4_K, q4_k) PROMPT_128(Q5_K, q5_k) PROMPT_128(Q4_0, q4_0) PROMPT_128(Q5_0, q5_0)
+#endif
 #endif
 
 }  // namespace skipstone::gpu
