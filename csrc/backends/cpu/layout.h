@@ -49,6 +49,25 @@ struct Codes {
   int count;
   float factor;
 };
+constexpr int smallest_weight(const Codes& codes) {
+  int smallest = 0;
+  for (int i = 0; i < codes.count; ++i) smallest = codes.weight[i] < smallest ? codes.weight[i] : smallest;
+  return smallest;
+}
+constexpr int largest_weight(const Codes& codes) {
+  int largest = 0;
+  for (int i = 0; i < codes.count; ++i) largest = codes.weight[i] > largest ? codes.weight[i] : largest;
+  return largest;
+}
+// The same weights counted from -offset, as bytes.
+constexpr Codes codes_plus(const Codes& codes, int offset) {
+  Codes moved = codes;
+  for (int i = 0; i < codes.count; ++i) moved.weight[i] = static_cast<int8_t>(codes.weight[i] + offset);
+  return moved;
+}
+// Pairs of products of weights up to this and activations fit 16 bits, signed.
+constexpr int most_counted = 127;
+
 constexpr Codes iq4_codes = {{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}, 16, 1.0f};
 constexpr Codes fp4_codes = {{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}, 16, 1.0f};
 constexpr Codes q3_k_codes = {{-4, -3, -2, -1, 0, 1, 2, 3}, 8, 1.0f};

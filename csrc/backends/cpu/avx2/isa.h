@@ -19,8 +19,8 @@ static constexpr bool takes_tiles = false;
 
 // A product pair is at most 2 * LARGEST * 127, so this many fit a 16-bit lane before it must widen.
 template <int LARGEST, int COUNT> static inline Ints dot_unsigned(Ints total, const Bytes* w, const int8_t* y) {
-  constexpr int most = 32767 / (2 * LARGEST * 127), together = most < COUNT ? most : COUNT;
-  static_assert(together >= 1 && COUNT % together == 0);
+  constexpr int most = 32767 / (2 * LARGEST * 127), together = most >= COUNT ? COUNT : most >= 4 ? 4 : most >= 2 ? 2 : 1;
+  static_assert(most >= 1 && COUNT % together == 0);
   const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 8
   for (int k = 0; k < COUNT; k += together) {

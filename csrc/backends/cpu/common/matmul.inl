@@ -11,182 +11,230 @@ constexpr int64_t W = group_rows / 8;            // the layouts grow with it, se
 template <bool HALVES, bool MINS> struct Block {
   static constexpr bool halves = HALVES, mins = MINS;
   static constexpr bool asks_alone = false;      // prefetch_distance: one row asks for memory too
+  static constexpr int times = 1;
   Bytes w[8];
   Floats scale[HALVES ? 2 : 1];
   Floats min[MINS ? (HALVES ? 2 : 1) : 1];
 };
 
-// A layout says how to unpack block b of a group, and the range of its weights: unsigned up to `largest` with
-// 1 << shift still to be taken away (shift < 0: nothing), or signed (largest = 0). Signed bytes become unsigned ones where the instruction set
+// A layout says where block b of a group has its weights and factors, and the range of its weights: unsigned up to `largest` with
+// times << shift still to be taken away (shift < 0: nothing), or signed (largest = 0). Signed bytes become unsigned ones where the instruction set
 // prefers that.
 static constexpr int bytes_largest = dot_is_wide ? 255 : 0, bytes_shift = dot_is_wide ? 7 : -1;
 static inline Bytes as_preferred(Bytes a) { return dot_is_wide ? flip_sign_bit(a) : a; }
 
-struct UnpackQ8_0 : Block<false, false> {
-  static constexpr int largest = bytes_largest, shift = bytes_shift;
-  static constexpr int64_t bytes = q8_0<W>::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
-    for (int i = 0; i < 8; ++i) w[i] = as_preferred(load_register(group + q8_0<W>::piece_at(b) + planes<W>::register_bytes * i));
-    scale[0] = load_halves(group + q8_0<W>::scale_at(b));
+// Keeps loads in the order of their addresses. The processor's own prefetching follows that, and loses the thread where the compiler turns them round:
+// one row of Q5_0, whose fifth bits were read before its nibbles, came to 65 % of the read loop's speed, in order it comes to 98.
+static inline void in_order() { asm volatile("" ::: "memory"); }
+
+// The eight registers of a block's weights, each four consecutive weights of every row, read in order of memory.
+struct PlainBytes {
+  static void all(const uint8_t* plane, Bytes w[8]) {
+    for (int i = 0; i < 8; ++i) {
+      in_order();
+      w[i] = as_preferred(load_register(plane + planes<W>::register_bytes * i));
+    }
   }
 };
 
-static inline void read_nibbles(const uint8_t* plane, Bytes w[8]) {
-  for (int j = 0; j < 4; ++j) {
-    Bytes both = load_register(plane + planes<W>::register_bytes * j);
-    w[j] = low_nibbles(both);
-    w[4 + j] = high_nibbles(both);
+struct Nibbles {
+  static void all(const uint8_t* plane, Bytes w[8]) {
+    for (int j = 0; j < 4; ++j) {
+      in_order();
+      Bytes both = load_register(plane + planes<W>::register_bytes * j);
+      w[j] = low_nibbles(both);
+      w[4 + j] = high_nibbles(both);
+    }
   }
-}
-static inline void read_bits(const uint8_t* plane, Bytes w[8]) {
-  Bytes bits = load_register(plane);
-  w[0] = either(w[0], take_bit<0, 4>(bits));
-  w[1] = either(w[1], take_bit<1, 4>(bits));
-  w[2] = either(w[2], take_bit<2, 4>(bits));
-  w[3] = either(w[3], take_bit<3, 4>(bits));
-  w[4] = either(w[4], take_bit<4, 4>(bits));
-  w[5] = either(w[5], take_bit<5, 4>(bits));
-  w[6] = either(w[6], take_bit<6, 4>(bits));
-  w[7] = either(w[7], take_bit<7, 4>(bits));
-}
-static inline void read_pairs(const uint8_t* plane, Bytes w[8]) {
-  for (int p = 0; p < 2; ++p) {
-    Bytes pairs = load_register(plane + planes<W>::register_bytes * p);
-    w[4 * p + 0] = either(w[4 * p + 0], take_pair<0>(pairs));
-    w[4 * p + 1] = either(w[4 * p + 1], take_pair<2>(pairs));
-    w[4 * p + 2] = either(w[4 * p + 2], take_pair<4>(pairs));
-    w[4 * p + 3] = either(w[4 * p + 3], take_pair<6>(pairs));
+};
+
+struct NibblesAndBits : Nibbles {
+  static void all(const uint8_t* plane, Bytes w[8]) {
+    Nibbles::all(plane, w);
+    in_order();
+    const Bytes bits = load_register(plane + planes<W>::after_nibbles);
+    w[0] = either(w[0], take_bit<0, 4>(bits));
+    w[1] = either(w[1], take_bit<1, 4>(bits));
+    w[2] = either(w[2], take_bit<2, 4>(bits));
+    w[3] = either(w[3], take_bit<3, 4>(bits));
+    w[4] = either(w[4], take_bit<4, 4>(bits));
+    w[5] = either(w[5], take_bit<5, 4>(bits));
+    w[6] = either(w[6], take_bit<6, 4>(bits));
+    w[7] = either(w[7], take_bit<7, 4>(bits));
   }
-}
+};
+
+struct NibblesAndPairs : Nibbles {
+  static Bytes pairs(const uint8_t* plane, int p) { return load_register(plane + planes<W>::after_nibbles + planes<W>::register_bytes * p); }
+  static void all(const uint8_t* plane, Bytes w[8]) {
+    Nibbles::all(plane, w);
+    for (int p = 0; p < 2; ++p) {
+      in_order();
+      const Bytes four = pairs(plane, p);
+      w[4 * p + 0] = either(w[4 * p + 0], take_pair<0>(four));
+      w[4 * p + 1] = either(w[4 * p + 1], take_pair<2>(four));
+      w[4 * p + 2] = either(w[4 * p + 2], take_pair<4>(four));
+      w[4 * p + 3] = either(w[4 * p + 3], take_pair<6>(four));
+    }
+  }
+};
+
+struct Pairs {
+  static void all(const uint8_t* plane, Bytes w[8]) {
+    for (int p = 0; p < 2; ++p) {
+      in_order();
+      const Bytes four = load_register(plane + planes<W>::register_bytes * p);
+      w[4 * p + 0] = low_pair<0>(four);
+      w[4 * p + 1] = low_pair<2>(four);
+      w[4 * p + 2] = low_pair<4>(four);
+      w[4 * p + 3] = low_pair<6>(four);
+    }
+  }
+};
+
+// Nibbles that choose from a table: of weights that are counted from the smallest, or, where their range leaves no room for that in a product of two
+// (most_counted), of bytes as the instruction set prefers them. Tiles want bytes.
+template <const Codes& CODES> struct Chosen {
+  static constexpr int smallest = -smallest_weight(CODES), range = largest_weight(CODES) + smallest;
+  static constexpr bool counted = range <= most_counted && !takes_tiles;
+  static constexpr int largest = counted ? range : bytes_largest, shift = counted ? 0 : bytes_shift, times = counted ? smallest : 1;
+  static constexpr Codes table = codes_plus(CODES, counted ? smallest : dot_is_wide ? 128 : 0);
+};
+template <const Codes& CODES> struct FromTable : Nibbles {
+  static void all(const uint8_t* plane, Bytes w[8]) {
+    Nibbles::all(plane, w);
+    for (int i = 0; i < 8; ++i) w[i] = lookup(Chosen<CODES>::table.weight, w[i]);
+  }
+};
+
+struct UnpackQ8_0 : Block<false, false> {
+  using Weights = PlainBytes;
+  static constexpr int largest = bytes_largest, shift = bytes_shift;
+  static constexpr int64_t bytes = q8_0<W>::pair / 2;
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + q8_0<W>::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) { scale[0] = load_halves(group + q8_0<W>::scale_at(b)); }
+};
 
 struct UnpackQ4_0 : Block<false, false> {
+  using Weights = Nibbles;
   static constexpr int largest = 15, shift = 3;
   static constexpr int64_t bytes = q4_0<W>::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
-    read_nibbles(group + q4_0<W>::piece_at(b), w);
-    scale[0] = load_halves(group + q4_0<W>::scale_at(b));
-  }
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + q4_0<W>::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) { scale[0] = load_halves(group + q4_0<W>::scale_at(b)); }
 };
 
 struct UnpackQ5_0 : Block<false, false> {
+  using Weights = NibblesAndBits;
   static constexpr int largest = 31, shift = 4;
   static constexpr int64_t bytes = q5_0<W>::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
-    read_nibbles(group + q5_0<W>::piece_at(b), w);
-    read_bits(group + q5_0<W>::piece_at(b) + planes<W>::after_nibbles, w);
-    scale[0] = load_halves(group + q5_0<W>::scale_at(b));
-  }
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + q5_0<W>::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) { scale[0] = load_halves(group + q5_0<W>::scale_at(b)); }
 };
 
-template <class L, bool FIVE> struct UnpackQ45_1 : Block<false, true> {
-  static constexpr int largest = FIVE ? 31 : 15, shift = -1;
+template <class L, class WEIGHTS, int LARGEST> struct UnpackQ45_1 : Block<false, true> {
+  using Weights = WEIGHTS;
+  static constexpr int largest = LARGEST, shift = -1;
   static constexpr int64_t bytes = L::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + L::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) {
     const uint8_t* scales = group + L::scale_at(b);
     scale[0] = load_halves(scales);
     min[0] = load_halves(scales + L::scale / 2);
-    read_nibbles(group + L::piece_at(b), w);
-    if constexpr (FIVE) read_bits(group + L::piece_at(b) + planes<W>::after_nibbles, w);
   }
 };
 
-// Nibbles that choose from a table of signed weights.
-template <const Codes& CODES> static inline void read_codes(const uint8_t* plane, Bytes w[8]) {
-  read_nibbles(plane, w);
-  for (int i = 0; i < 8; ++i) w[i] = as_preferred(lookup(CODES.weight, w[i]));
-}
-
-struct UnpackIQ4_NL : Block<false, false> {
-  static constexpr int largest = bytes_largest, shift = bytes_shift;
-  static constexpr int64_t bytes = q4_0<W>::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
-    read_codes<iq4_codes>(group + q4_0<W>::piece_at(b), w);
-    scale[0] = load_halves(group + q4_0<W>::scale_at(b));
-  }
-};
-
-struct UnpackMXFP4 : Block<false, false> {
+template <const Codes& CODES, bool HALVES> struct UnpackTable : Block<HALVES, false> {
+  using Weights = FromTable<CODES>;
   static constexpr bool asks_alone = true;
-  static constexpr int largest = bytes_largest, shift = bytes_shift;
-  static constexpr int64_t bytes = mxfp4<W>::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
-    read_codes<fp4_codes>(group + mxfp4<W>::piece_at(b), w);
-    scale[0] = load_exponents(group + mxfp4<W>::scale_at(b));
-  }
+  static constexpr int largest = Chosen<CODES>::largest, shift = Chosen<CODES>::shift, times = Chosen<CODES>::times;
 };
 
-struct UnpackNVFP4 : Block<true, false> {
-  static constexpr int largest = bytes_largest, shift = bytes_shift;
+struct UnpackIQ4_NL : UnpackTable<iq4_codes, false> {
+  static constexpr int64_t bytes = q4_0<W>::pair / 2;
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + q4_0<W>::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) { scale[0] = load_halves(group + q4_0<W>::scale_at(b)); }
+};
+
+struct UnpackMXFP4 : UnpackTable<fp4_codes, false> {
+  static constexpr int64_t bytes = mxfp4<W>::pair / 2;
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + mxfp4<W>::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) { scale[0] = load_exponents(group + mxfp4<W>::scale_at(b)); }
+};
+
+struct UnpackNVFP4 : UnpackTable<fp4_codes, true> {
   static constexpr int64_t bytes = nvfp4<W>::pair / 2;
-  void read(const uint8_t* group, int64_t b) {
-    read_codes<fp4_codes>(group + nvfp4<W>::piece_at(b), w);
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + nvfp4<W>::piece_at(b); }
+  void read_factors(const uint8_t* group, int64_t b) {
     const uint8_t* scales = group + nvfp4<W>::scale_at(b);
     for (int half = 0; half < 2; ++half) scale[half] = load_halves(scales + half * (nvfp4<W>::scale / 2));
   }
 };
 
+template <bool HALVES, const Codes& CODES> struct UnpackCoded : UnpackTable<CODES, HALVES> {
+  using L = coded<HALVES, W>;
+  static constexpr int64_t bytes = L::super / 8;
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + L::super * (b / 8) + L::header + L::piece * (b % 8); }
+  void read_factors(const uint8_t* group, int64_t b) {
+    const uint8_t* super = group + L::super * (b / 8);
+    const Floats unit = mul(load_halves(super), spread(CODES.factor));
+    for (int half = 0; half < (HALVES ? 2 : 1); ++half) this->scale[half] = mul(unit, load_signed(super + L::scales + L::scale * ((HALVES ? 2 : 1) * (b % 8) + half)));
+  }
+};
+
 struct UnpackQ2_K : Block<true, true> {
+  using Weights = Pairs;
   static constexpr int largest = 3, shift = -1;
   static constexpr int64_t bytes = q2_k<W>::super / 8;
-  void read(const uint8_t* group, int64_t b) {
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + q2_k<W>::super * (b / 8) + q2_k<W>::header + q2_k<W>::piece * (b % 8); }
+  void read_factors(const uint8_t* group, int64_t b) {
     const uint8_t* super = group + q2_k<W>::super * (b / 8);
-    const int64_t j = b % 8;
     const Floats d = load_halves(super), dmin = load_halves(super + q2_k<W>::dmin);
     for (int half = 0; half < 2; ++half) {
-      const uint8_t* both = super + q2_k<W>::scales + q2_k<W>::scale * (2 * j + half);
+      const uint8_t* both = super + q2_k<W>::scales + q2_k<W>::scale * (2 * (b % 8) + half);
       scale[half] = mul(d, load_low_nibbles(both));
       min[half] = sub(spread(0.0f), mul(dmin, load_high_nibbles(both)));
     }
-    for (int p = 0; p < 2; ++p) {
-      const Bytes pairs = load_register(super + q2_k<W>::header + q2_k<W>::piece * j + planes<W>::register_bytes * p);
-      w[4 * p + 0] = low_pair<0>(pairs);
-      w[4 * p + 1] = low_pair<2>(pairs);
-      w[4 * p + 2] = low_pair<4>(pairs);
-      w[4 * p + 3] = low_pair<6>(pairs);
-    }
   }
 };
 
-template <bool HALVES, const Codes& CODES> struct UnpackCoded : Block<HALVES, false> {
-  static constexpr bool asks_alone = true;
-  static constexpr int largest = bytes_largest, shift = bytes_shift;
-  using L = coded<HALVES, W>;
-  static constexpr int64_t bytes = L::super / 8;
-  void read(const uint8_t* group, int64_t b) {
-    const uint8_t* super = group + L::super * (b / 8);
-    const int64_t j = b % 8;
-    const Floats unit = mul(load_halves(super), spread(CODES.factor));
-    for (int half = 0; half < (HALVES ? 2 : 1); ++half) this->scale[half] = mul(unit, load_signed(super + L::scales + L::scale * ((HALVES ? 2 : 1) * j + half)));
-    read_codes<CODES>(super + L::header + L::piece * j, this->w);
-  }
-};
-
-template <class K, bool FIVE> struct UnpackQ45_K : Block<false, true> {
-  static constexpr bool asks_alone = FIVE;
-  static constexpr int largest = FIVE ? 31 : 15, shift = -1;
+template <class K, class WEIGHTS, int LARGEST> struct UnpackQ45_K : Block<false, true> {
+  using Weights = WEIGHTS;
+  static constexpr bool asks_alone = LARGEST > 15;
+  static constexpr int largest = LARGEST, shift = -1;
   static constexpr int64_t bytes = K::super / 8;
-  void read(const uint8_t* group, int64_t b) {
-    const uint8_t* super = group + K::super * (b / 8);
-    const int64_t j = b % 8;
-    scale[0] = mul(load_halves(super), load_unsigned(super + K::blocks + K::block * j));
-    min[0] = sub(spread(0.0f), mul(load_halves(super + K::dmin), load_unsigned(super + K::blocks + K::block * j + K::min)));
-    read_nibbles(super + K::header + K::piece * j, w);
-    if constexpr (FIVE) read_bits(super + K::header + K::piece * j + planes<W>::after_nibbles, w);
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + K::super * (b / 8) + K::header + K::piece * (b % 8); }
+  void read_factors(const uint8_t* group, int64_t b) {
+    const uint8_t *super = group + K::super * (b / 8), *block = super + K::blocks + K::block * (b % 8);
+    scale[0] = mul(load_halves(super), load_unsigned(block));
+    min[0] = sub(spread(0.0f), mul(load_halves(super + K::dmin), load_unsigned(block + K::min)));
   }
 };
 
 struct UnpackQ6_K : Block<true, false> {
+  using Weights = NibblesAndPairs;
+  static constexpr bool asks_alone = true;
   static constexpr int largest = 63, shift = 5;
   static constexpr int64_t bytes = q6_k<W>::super / 8;
-  void read(const uint8_t* group, int64_t b) {
+  static const uint8_t* piece(const uint8_t* group, int64_t b) { return group + q6_k<W>::super * (b / 8) + q6_k<W>::header + q6_k<W>::piece * (b % 8); }
+  void read_factors(const uint8_t* group, int64_t b) {
     const uint8_t* super = group + q6_k<W>::super * (b / 8);
-    const int64_t j = b % 8;
-    Floats d = load_halves(super);
-    for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_signed(super + q6_k<W>::scales + q6_k<W>::scale * (2 * j + half)));
-    read_nibbles(super + q6_k<W>::header + q6_k<W>::piece * j, w);
-    read_pairs(super + q6_k<W>::header + q6_k<W>::piece * j + planes<W>::after_nibbles, w);
+    const Floats d = load_halves(super);
+    for (int half = 0; half < 2; ++half) scale[half] = mul(d, load_signed(super + q6_k<W>::scales + q6_k<W>::scale * (2 * (b % 8) + half)));
   }
 };
+
+// Block b of a group: factors and all weights.
+template <class T> static inline void read_block(T& t, const uint8_t* group, int64_t b) {
+  t.read_factors(group, b);
+  T::Weights::all(T::piece(group, b), t.w);
+}
+
+// What remains to be taken away from a sum of unsigned weights: their offset times the sum of the activations, negated.
+template <class T> static inline Ints offset_times(int32_t minus) {
+  if constexpr (T::shift < 0) return zeros();
+  else if constexpr (T::times == 1) return shifted<T::shift>(spread_int(minus));
+  else return spread_int(minus * (T::times << T::shift));
+}
 
 // Block b of row r, as far as one type needs it.
 template <class T> static inline Floats add_block(const T& t, const Rows& x, int64_t row, int64_t b, Floats acc) {
@@ -194,16 +242,14 @@ template <class T> static inline Floats add_block(const T& t, const Rows& x, int
   const int8_t* y = x.quantized.q + row * x.columns + 32 * b;
   const Floats scale = spread(x.quantized.scale[at]);
   if constexpr (!T::halves) {
-    Ints whole = zeros();
-    if constexpr (T::shift >= 0) whole = shifted<T::shift>(spread_int(x.quantized.minus[at]));
+    Ints whole = offset_times<T>(x.quantized.minus[at]);
     if constexpr (T::largest == 0) whole = dot_signed<8>(whole, t.w, y);
     else whole = dot_unsigned<T::largest, 8>(whole, t.w, y);
     acc = fma(to_float(whole), mul(t.scale[0], scale), acc);
     if constexpr (T::mins) acc = fma(t.min[0], spread(x.quantized.sum[at]), acc);
   } else {
     for (int half = 0; half < 2; ++half) {
-      Ints whole = zeros();
-      if constexpr (T::shift >= 0) whole = shifted<T::shift>(spread_int(x.quantized.half_minus[2 * at + half]));
+      Ints whole = offset_times<T>(x.quantized.half_minus[2 * at + half]);
       if constexpr (T::largest == 0) whole = dot_signed<4>(whole, t.w + 4 * half, y + 16 * half);
       else whole = dot_unsigned<T::largest, 4>(whole, t.w + 4 * half, y + 16 * half);
       acc = fma(to_float(whole), mul(t.scale[half], scale), acc);
@@ -301,7 +347,7 @@ template <class T> static void matmul_packed(const MatmulCall& c) {
         product<T>(c.rows, tile, end, [&](T& t, int64_t b) {
           if (distance)
             for (int64_t p = 0; p < T::bytes; p += 64) prefetch(group + T::bytes * b + distance + p);
-          t.read(group, b);
+          read_block(t, group, b);
         }, result);
         write_results(result, end - tile, c.y + tile * c.y_stride + group_rows * (g - c.first), c.y_stride, m.rows - group_rows * g);
       }
@@ -398,14 +444,14 @@ static void multiply(const MatmulCall& c) {
     case 1: return matmul_float<LoadF16>(c);
     case 30: return matmul_float<LoadBF16>(c);
     case 2: return matmul_packed<UnpackQ4_0>(c);
-    case 3: return matmul_packed<UnpackQ45_1<q4_1<W>, false>>(c);
+    case 3: return matmul_packed<UnpackQ45_1<q4_1<W>, Nibbles, 15>>(c);
     case 6: return matmul_packed<UnpackQ5_0>(c);
-    case 7: return matmul_packed<UnpackQ45_1<q5_1<W>, true>>(c);
+    case 7: return matmul_packed<UnpackQ45_1<q5_1<W>, NibblesAndBits, 31>>(c);
     case 8: return matmul_packed<UnpackQ8_0>(c);
     case 10: return matmul_packed<UnpackQ2_K>(c);
     case 11: return matmul_packed<UnpackCoded<true, q3_k_codes>>(c);
-    case 12: return matmul_packed<UnpackQ45_K<q4_k<W>, false>>(c);
-    case 13: return matmul_packed<UnpackQ45_K<q5_k<W>, true>>(c);
+    case 12: return matmul_packed<UnpackQ45_K<q4_k<W>, Nibbles, 15>>(c);
+    case 13: return matmul_packed<UnpackQ45_K<q5_k<W>, NibblesAndBits, 31>>(c);
     case 14: return matmul_packed<UnpackQ6_K>(c);
     case 16: return matmul_packed<UnpackCoded<false, iq2_codes>>(c);
     case 17: case 22: return matmul_packed<UnpackCoded<true, iq2_codes>>(c);

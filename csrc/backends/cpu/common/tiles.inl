@@ -10,6 +10,7 @@
 // together 87 (in order 97; two products early 123; sums or activations away from each other's page offsets no better); within whole prompts about 130.
 
 static inline void write_results(const float* result, int64_t rows, float* y, int64_t y_stride, int64_t count);      // matmul.inl
+template <class T> static inline void read_block(T& t, const uint8_t* group, int64_t b);                                 // matmul.inl
 
 constexpr int64_t most_tile_rows = 128;          // in one go over the weights
 constexpr int64_t blocks_unpacked = 16;          // together, so that they stay in the first cache level
@@ -49,7 +50,7 @@ template <class T> struct UnpackedBlock {
   alignas(64) float scale[T::halves ? 2 : 1][group_rows], min[T::halves ? 2 : 1][group_rows];
   void fill(const uint8_t* group, int64_t b) {
     T t;
-    t.read(group, b);
+    read_block(t, group, b);
     for (int i = 0; i < 8; ++i) {
       if constexpr (T::largest == 0 || T::shift < 0) store_register(w + sizeof(Bytes) * i, t.w[i]);
       else if constexpr (T::shift == 7) store_register(w + sizeof(Bytes) * i, flip_sign_bit(t.w[i]));

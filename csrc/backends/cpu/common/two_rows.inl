@@ -2,6 +2,8 @@
 // each row has the bits that add_block in matmul.inl gives it, which also takes the odd row.
 // Operations a block of 8 x 32 weights in NEON: 16 to pair the weights up once, then 16 products for two rows instead of 16 for one, so from four rows on.
 
+template <class T> static inline Ints offset_times(int32_t minus);      // matmul.inl
+
 template <class T> static inline Floats add_sums(const T& t, const Rows& x, int64_t row, int64_t b, const Ints* whole, Floats acc) {
   constexpr int parts = T::halves ? 2 : 1;
   const int64_t at = row * (x.columns / 32) + b;
@@ -9,7 +11,7 @@ template <class T> static inline Floats add_sums(const T& t, const Rows& x, int6
 #pragma GCC unroll 2
   for (int i = 0; i < parts; ++i) {
     Ints sum = whole[i];
-    if constexpr (T::shift >= 0) sum = add(sum, shifted<T::shift>(spread_int(T::halves ? x.quantized.half_minus[2 * at + i] : x.quantized.minus[at])));
+    if constexpr (T::shift >= 0) sum = add(sum, offset_times<T>(T::halves ? x.quantized.half_minus[2 * at + i] : x.quantized.minus[at]));
     acc = fma(to_float(sum), mul(t.scale[i], scale), acc);
   }
   if constexpr (T::mins)
