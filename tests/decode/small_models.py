@@ -165,6 +165,8 @@ class Words:
     def encode(self, text: str, special: bool = False) -> list[int]:
         return [self.pieces.index(c) for c in text]
 
+    encode_prompt = encode
+
     def decode(self, ids: list[int]) -> str:
         return "".join(self.pieces[i] for i in ids)
 

@@ -77,6 +77,19 @@ def _given(model: str | None, random: str | None, type: str | None) -> str:
     return f"random:{random}:{type}" if type else f"random:{random}"
 
 
+def _rates(text: str) -> list[float]:
+    """"0.85,0.7" as numbers: how often the first draft of a pass is right, how often the first two are, and so on."""
+    from ..errors import ArgumentError
+
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 <= later <= earlier <= 1 for earlier, later in zip([1.0, *found], found)):
+        raise ArgumentError(f"--acceptance: {text!r}; expected rates from 0 to 1 between commas that never grow: a draft is right only if all before it are")
+    return found
+
+
 def _seconds(work: Any) -> float:
     start = time.perf_counter()
     work()
@@ -117,7 +130,7 @@ def measure(model: Model, context: int, prompt_tokens: int, rounds: int, accepta
     for _ in range(rounds):
         plain.append(model.generate(text, max_tokens=64, draft_tokens=0, stop_at_eos=False).stats)
         if model.drafter and acceptance:
-            from . import simulated
+            from ..decode import simulated
 
             drafted.append(simulated.decode(model, text, 256, acceptance, len(drafted)))
         elif model.drafter:
@@ -158,9 +171,8 @@ def command(
     with errors_as_messages():
         from ..errors import ArgumentError
         from ..loading import load
-        from .simulated import rates
 
-        wanted = rates(acceptance) if acceptance is not None else None
+        wanted = _rates(acceptance) if acceptance is not None else None
         if plot is not None and (plot.suffix.lower() != ".svg" or not plot.parent.is_dir()):
             raise ArgumentError(f"--plot: {plot}; expected a file name that ends in .svg, in a folder that exists")
         loaded = load(_given(model, random, type), draft=draft_argument(draft, no_draft), device=device, threads=threads)

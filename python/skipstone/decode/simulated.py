@@ -10,24 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..decode.loop import pieces
-from ..decode.stats import Stats
-from ..decode.writer import Writer
-from ..errors import ArgumentError
+from .loop import pieces
+from .stats import Stats
+from .writer import Writer
 
 if TYPE_CHECKING:
     from ..model import Model
-
-
-def rates(text: str) -> list[float]:
-    """"0.85,0.7" as numbers: how often the first draft of a pass is right, how often the first two are, and so on."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(0 <= later <= earlier <= 1 for earlier, later in zip([1.0, *found], found)):
-        raise ArgumentError(f"--acceptance: {text!r}; expected rates from 0 to 1 between commas that never grow: a draft is right only if all before it are")
-    return found
 
 
 class SimulatedWriter(Writer):
